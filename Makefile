@@ -1,0 +1,42 @@
+.DEFAULT_GOAL := help
+PY := .venv/bin/python
+.PHONY: help serve setup setup-dev test check format lint unit sim golden results lock clean
+
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+serve: setup ## Install what serving needs, then a gateway over four simulated engines on 127.0.0.1:8080
+	@exec $(PY) -m headrace.cli up
+
+setup: .venv/.base ## Virtual environment with the locked run-time dependencies
+setup-dev: .venv/.dev ## The same, with what the tests and checks need
+
+.venv/bin/uv:
+	@scripts/make-venv
+
+.venv/.base: requirements/base.lock .venv/bin/uv
+	@test -e .venv/.dev || VIRTUAL_ENV=.venv .venv/bin/uv pip install -q --require-hashes -r $<
+	@touch $@
+
+.venv/.dev: requirements/dev.lock .venv/bin/uv
+	@VIRTUAL_ENV=.venv .venv/bin/uv pip install -q --require-hashes -r $<
+	@touch $@ .venv/.base
+
+test: setup-dev ## Every test that this machine can run without an engine of its own
+	@$(PY) -m pytest -q
+
+check: setup-dev lint ## Everything a change must pass before it lands (under 90 s)
+	@$(PY) -m pytest -q tests/unit tests/property tests/golden tests/sim
+
+lint: setup-dev ## Format, ruff, mypy strict, import contracts
+	@$(PY) -m ruff format --check -q . && $(PY) -m ruff check -q . && $(PY) -m mypy
+	@.venv/bin/lint-imports --no-cache >/dev/null || .venv/bin/lint-imports --no-cache
+
+format: setup-dev ## Rewrite the code in the house format
+	@$(PY) -m ruff format -q . && $(PY) -m ruff check -q --fix .
+
+results: setup ## Every goal of every benchmark and end-to-end run, as one table
+	@$(PY) -m bench.results
+
+lock: setup-dev ## Resolve the dependencies again and write the locks
+	@scripts/lock

@@ -1,0 +1,1 @@
+"""How many replicas of which variant. Pure, apart from its shell."""

@@ -1,0 +1,1 @@
+"""Moves fleets towards what their specs ask for."""

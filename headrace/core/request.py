@@ -1,0 +1,33 @@
+"""What routing may know of a request before its first token. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from headrace.core.ids import BlockHash, ModelName, RequestId
+
+
+@dataclass(frozen=True, slots=True)
+class RouteRequest:
+    """One request to place.
+
+    Attributes:
+        request_id: Unique among requests in flight.
+        model: The name the client asked for.
+        prompt_tokens: Length of the prompt; an estimate where nobody tokenised it.
+        blocks: Chained hashes of the prompt's full routing blocks, first block first.
+        block_tokens: Tokens that one entry of ``blocks`` stands for (estimated likewise).
+        max_output_tokens: The client's cap on output, or None.
+        session: Opaque session key from the client, or None.
+        priority: Higher is served first.
+
+    """
+
+    request_id: RequestId
+    model: ModelName
+    prompt_tokens: int
+    blocks: tuple[BlockHash, ...] = ()
+    block_tokens: float = 16.0
+    max_output_tokens: int | None = None
+    session: str | None = None
+    priority: int = 0

@@ -1,0 +1,1 @@
+"""Plumbing every process shares; knows nothing of models or routing."""

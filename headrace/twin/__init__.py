@@ -1,0 +1,1 @@
+"""A workload through the production router: in virtual time, or replayed live."""

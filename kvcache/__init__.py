@@ -1,0 +1,1 @@
+"""What the engines hold in their KV caches, and how we know."""

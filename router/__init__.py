@@ -1,0 +1,1 @@
+"""Chooses an endpoint for a request. Pure: values in, values out."""
