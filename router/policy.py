@@ -20,11 +20,12 @@ class Candidate:
         cached_tokens: Leading prompt tokens it is believed to hold; <= the prompt's length.
         inflight: Requests we sent there that have not ended.
         decoding: Those of them that have had their first token.
-        queued_tokens: Uncached prompt tokens we sent there that are not yet computed,
+        queued_ms: Expected milliseconds until the prompts we sent there are computed,
             less what it must have computed since we last heard of it.
         resident_tokens: KV tokens that the requests in flight there hold or will need.
         kv_tokens: KV tokens it can hold in all.
-        prefill_tokens_per_s: How fast it computes prompts, as measured, or as its variant presumes.
+        fixed_ms: What any prefill costs there however short, as measured.
+        per_token_ms: What each uncached prompt token costs there on top of it, as measured.
 
     """
 
@@ -32,10 +33,11 @@ class Candidate:
     cached_tokens: float
     inflight: int
     decoding: int
-    queued_tokens: float
+    queued_ms: float
     resident_tokens: float
     kv_tokens: int
-    prefill_tokens_per_s: float
+    fixed_ms: float
+    per_token_ms: float
 
 
 @dataclass(frozen=True, slots=True)

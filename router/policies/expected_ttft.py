@@ -36,10 +36,9 @@ class ExpectedTtft(Policy):
 
     @staticmethod
     def _terms(request: RouteRequest, c: Candidate) -> Terms:
-        ms_per_token = 1_000.0 / c.prefill_tokens_per_s
-        queue = c.queued_tokens * ms_per_token
+        queue = c.queued_ms
         miss = max(0.0, request.prompt_tokens - c.cached_tokens)
-        prefill = miss * ms_per_token
+        prefill = c.fixed_ms + miss * c.per_token_ms
         harm = DECODE_HARM_MS * c.decoding
         used = min(FULL_RATIO, (c.resident_tokens + request.prompt_tokens) / c.kv_tokens)
         pressure = PRESSURE_MS * used / (1.0 - used)

@@ -1,0 +1,154 @@
+"""What we have in flight, per endpoint: the load signal that is never stale. Pure."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from headrace.core.ids import EndpointId, RequestId
+from headrace.core.request import RouteRequest
+from router.speed import PrefillSpeed
+
+PRESUMED_OUTPUT_TOKENS = 256
+"""KV room reserved for the reply of a request whose client set no cap; INV-9 forbids knowing it."""
+
+
+@dataclass(slots=True)
+class _Entry:
+    """One request in flight."""
+
+    endpoint_id: EndpointId
+    miss_tokens: float
+    resident_tokens: float
+    dispatched_s: float
+    decoding: bool = False
+
+
+class EndpointLoad:
+    """The requests in flight on one endpoint, in the order they were sent.
+
+    Prefill is taken to be first come, first served, which is vLLM's default: ``queued`` holds those
+    without a first token, oldest first, and only the oldest can be partly computed.
+    """
+
+    def __init__(self, speed: PrefillSpeed) -> None:
+        self.speed = speed
+        self.inflight = 0
+        self.decoding = 0
+        self.resident_tokens = 0.0
+        self._queued: OrderedDict[RequestId, _Entry] = OrderedDict()
+        self._queued_tokens = 0.0
+        self._progress_s = 0.0
+
+    def queued_ms(self, now_s: float) -> float:
+        """Return the expected milliseconds until all that we queued here has been computed."""
+        if not self._queued:
+            return 0.0
+        oldest = next(iter(self._queued.values()))
+        oldest_ms = self.speed.ms(oldest.miss_tokens)
+        spent_ms = (now_s - max(self._progress_s, oldest.dispatched_s)) * 1_000.0
+        rest = self._queued_tokens - oldest.miss_tokens
+        rest_ms = (len(self._queued) - 1) * self.speed.fixed_ms + rest * self.speed.per_token_ms
+        return max(0.0, oldest_ms - spent_ms) + max(0.0, rest_ms)
+
+    def sent(self, request_id: RequestId, entry: _Entry) -> None:
+        """Add a request just sent here."""
+        self.inflight += 1
+        self.resident_tokens += entry.resident_tokens
+        self._queued[request_id] = entry
+        self._queued_tokens += entry.miss_tokens
+
+    def first_token(self, request_id: RequestId, entry: _Entry, now_s: float) -> None:
+        """Move a request from queued to decoding, and learn from the time it took."""
+        if self._queued.pop(request_id, None) is None:
+            return
+        entry.decoding = True
+        self.decoding += 1
+        self._queued_tokens -= entry.miss_tokens
+        since_s = max(self._progress_s, entry.dispatched_s)
+        self.speed.observe(entry.miss_tokens, max(0.0, now_s - since_s) * 1_000.0)
+        self._progress_s = now_s
+
+    def ended(self, request_id: RequestId, entry: _Entry, now_s: float) -> None:
+        """Take a request out, whether it had its first token or not."""
+        self.inflight -= 1
+        self.resident_tokens -= entry.resident_tokens
+        if entry.decoding:
+            self.decoding -= 1
+        elif request_id in self._queued:
+            if next(iter(self._queued)) == request_id:  # the next one starts now
+                self._progress_s = max(self._progress_s, now_s)
+            del self._queued[request_id]
+            self._queued_tokens -= entry.miss_tokens
+        if self.inflight == 0:  # float sums drift; an idle endpoint is exactly empty
+            self.resident_tokens = self._queued_tokens = 0.0
+
+
+class Ledger:
+    """Every request in flight and the load it puts on its endpoint. One owner."""
+
+    def __init__(self) -> None:
+        self._entries: dict[RequestId, _Entry] = {}
+        self._loads: dict[EndpointId, EndpointLoad] = {}
+
+    def load(self, endpoint_id: EndpointId, presumed_tokens_per_s: float) -> EndpointLoad:
+        """Return the load of ``endpoint_id``, made at the presumed speed when first asked for."""
+        load = self._loads.get(endpoint_id)
+        if load is None:
+            load = self._loads[endpoint_id] = EndpointLoad(PrefillSpeed(presumed_tokens_per_s))
+        return load
+
+    def inflight(self, endpoint_id: EndpointId) -> int:
+        """Return how many requests are in flight on ``endpoint_id``."""
+        load = self._loads.get(endpoint_id)
+        return 0 if load is None else load.inflight
+
+    def dispatched(
+        self, request: RouteRequest, endpoint_id: EndpointId, cached_tokens: float, now_s: float
+    ) -> None:
+        """Enter ``request`` as sent to ``endpoint_id``, whose load must have been asked for.
+
+        Raises:
+            ValueError: if a request with that id is already in flight.
+
+        """
+        if request.request_id in self._entries:
+            raise ValueError(f"request {request.request_id!r} is already in flight")
+        output = request.max_output_tokens or PRESUMED_OUTPUT_TOKENS
+        entry = _Entry(
+            endpoint_id,
+            miss_tokens=max(0.0, request.prompt_tokens - cached_tokens),
+            resident_tokens=request.prompt_tokens + min(output, PRESUMED_OUTPUT_TOKENS),
+            dispatched_s=now_s,
+        )
+        self._entries[request.request_id] = entry
+        self._loads[endpoint_id].sent(request.request_id, entry)
+
+    def first_token(self, request_id: RequestId, now_s: float) -> None:
+        """Note the first token of a request in flight; repeats and strangers are ignored."""
+        entry = self._entries.get(request_id)
+        if entry is not None and not entry.decoding:
+            self._loads[entry.endpoint_id].first_token(request_id, entry, now_s)
+
+    def released(self, request_id: RequestId, now_s: float) -> EndpointId | None:
+        """Take a request out and return where it was; None if it was not in flight."""
+        entry = self._entries.pop(request_id, None)
+        if entry is None:
+            return None
+        self._loads[entry.endpoint_id].ended(request_id, entry, now_s)
+        return entry.endpoint_id
+
+    def forget_idle(self, keep: frozenset[EndpointId]) -> None:
+        """Drop the loads of endpoints not in ``keep`` that have nothing in flight."""
+        for endpoint_id in [e for e in self._loads if e not in keep]:
+            if self._loads[endpoint_id].inflight == 0:
+                del self._loads[endpoint_id]
+
+    def check(self) -> None:
+        """Assert that every load is the sum of its entries (INV-3 follows when none is left)."""
+        for endpoint_id, load in self._loads.items():
+            mine = [e for e in self._entries.values() if e.endpoint_id == endpoint_id]
+            assert load.inflight == len(mine)
+            assert load.decoding == sum(e.decoding for e in mine)
+            assert abs(load.resident_tokens - sum(e.resident_tokens for e in mine)) < 1e-3
+            assert load.queued_ms(0.0) >= 0.0
