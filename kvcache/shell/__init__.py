@@ -1,0 +1,1 @@
+"""Sockets and tasks around the KV cache's pure parts."""
