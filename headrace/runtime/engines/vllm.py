@@ -1,0 +1,146 @@
+"""How to start vLLM so that it behaves: flags, environment and why. Pure; vLLM is never imported.
+
+Source, unless said otherwise: vLLM 0.32.0 run on CPU (docs/operate/vllm.md).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from headrace.runtime.engines.launch import KvEventAddress, Launch
+
+API_SERVER: Final = "vllm.entrypoints.openai.api_server"
+
+ENV: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "VLLM_PLUGINS": "",
+    }
+)
+"""Set on every engine: it reports to nobody, and loads no plugin that happens to be installed."""
+
+CPU_ENV: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        # Engine core and worker in one process beside the API server; a third process brings
+        # nothing on CPU and binds every engine of a small machine to the same core.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        # The first request for logprobs otherwise compiles for 12 s while all others wait.
+        "TORCH_COMPILE_DISABLE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+)
+
+CPU_BLOCK_TOKENS: Final = 32
+"""The CPU attention kernel takes multiples of 32 only, and defaults to 128, which makes short
+shared prefixes worthless."""
+
+CPU_MAX_MODEL_TOKENS: Final = 4_096
+"""A request may run to the end of the context when the client names no cap; on CPU that must be
+near."""
+
+
+@dataclass(frozen=True, slots=True)
+class VllmOptions:
+    """One vLLM engine.
+
+    Attributes:
+        python: Python of the environment vLLM is installed in.
+        model: A folder or a hub id.
+        served_name: The name clients use.
+        gpus: Device indexes for CUDA_VISIBLE_DEVICES; empty runs on CPU.
+        max_model_tokens: Longest prompt plus output; None is the model's own (CPU: 4,096).
+        kv_cache_bytes: Memory for KV blocks on CPU, touched at start. A GPU takes what is free.
+        max_queued_requests: Running plus waiting, beyond which it answers 503 at once.
+        max_output_tokens: Cap on any request's output; None caps at the context only.
+        finish_s: Whole seconds that requests in flight are given after SIGTERM.
+        run_dir: A folder with a short path for sockets; None turns KV events off.
+        extra_args: Appended, so that they win over what is set here.
+        extra_env: Likewise.
+
+    """
+
+    python: Path
+    model: str
+    served_name: str
+    gpus: tuple[int, ...] = ()
+    max_model_tokens: int | None = None
+    kv_cache_bytes: int = 256 * 2**20
+    max_queued_requests: int = 1_024
+    max_output_tokens: int | None = None
+    finish_s: int = 20
+    run_dir: Path | None = None
+    extra_args: tuple[str, ...] = ()
+    extra_env: Mapping[str, str] = field(default_factory=dict)
+
+
+def launch(options: VllmOptions, name: str, port: int) -> Launch:
+    """Return the process that serves ``options`` on loopback ``port``; ``name`` must be unique."""
+    events = _kv_events(options.run_dir, name, options.served_name)
+    return Launch(
+        argv=(str(options.python), "-m", API_SERVER, *_flags(options, port, events)),
+        env={**environment(options), **options.extra_env},
+        ports=(port,),
+        kv_events=(events,) if events else (),
+    )
+
+
+def environment(options: VllmOptions) -> dict[str, str]:
+    """Return the variables that must be set before vLLM is imported."""
+    if options.gpus:
+        return {**ENV, "CUDA_VISIBLE_DEVICES": ",".join(str(gpu) for gpu in options.gpus)}
+    return {**ENV, **CPU_ENV}
+
+
+def _flags(options: VllmOptions, port: int, events: KvEventAddress | None) -> list[str]:
+    flags = ["--model", options.model, "--served-model-name", options.served_name]
+    flags += ["--host", "127.0.0.1", "--port", str(port)]
+    flags += ["--max-num-queued-reqs", str(options.max_queued_requests)]
+    # Without it (the default is 0) SIGTERM closes the port and leaves streams hanging for ever.
+    flags += ["--shutdown-timeout", str(options.finish_s)]
+    # usage.prompt_tokens_details.cached_tokens: how we learn what the prefix cache gave.
+    flags += ["--enable-prompt-tokens-details", "--enable-request-id-headers"]
+    # The one hash of vLLM's that another language can compute.
+    flags += ["--prefix-caching-hash-algo", "sha256_cbor"]
+    flags += ["--disable-uvicorn-access-log"]
+    if options.gpus:
+        if len(options.gpus) > 1:
+            flags += ["--tensor-parallel-size", str(len(options.gpus))]
+        max_model_tokens = options.max_model_tokens
+    else:
+        flags += ["--enforce-eager", "--block-size", str(CPU_BLOCK_TOKENS)]
+        flags += ["--kv-cache-memory-bytes", str(options.kv_cache_bytes)]
+        max_model_tokens = options.max_model_tokens or CPU_MAX_MODEL_TOKENS
+    if max_model_tokens is not None:
+        flags += ["--max-model-len", str(max_model_tokens)]
+    if options.max_output_tokens is not None:
+        cap = json.dumps({"max_new_tokens": options.max_output_tokens})
+        flags += ["--override-generation-config", cap]
+    if events is not None:
+        flags += ["--kv-events-config", json.dumps(_events_config(events))]
+    return [*flags, *options.extra_args]
+
+
+def _kv_events(run_dir: Path | None, name: str, served_name: str) -> KvEventAddress | None:
+    if run_dir is None:
+        return None
+    return KvEventAddress(
+        publish=f"ipc://{run_dir / name}.ev",
+        replay=f"ipc://{run_dir / name}.rp",
+        topic=f"kv@{name}@{served_name}",
+    )
+
+
+def _events_config(events: KvEventAddress) -> dict[str, object]:
+    return {
+        "enable_kv_cache_events": True,
+        "publisher": "zmq",
+        "endpoint": events.publish,
+        "replay_endpoint": events.replay,
+        "topic": events.topic,
+    }
