@@ -1,0 +1,90 @@
+"""Cards and models by name. Pure.
+
+Sources. Cards: NVIDIA datasheets of each card (dense figures, fp32 accumulation), as collected
+in aiconfigurator's ``systems/*.yaml`` where it has the card. GeForce RTX 4090: Ada whitepaper,
+appendix A (bf16 with fp32 accumulation runs at half rate: 165.2). RTX PRO 6000 Blackwell:
+Server Edition, 1,597 GB/s, tensor throughput at the 2,430 MHz its driver allows.
+Models: ``config.json`` of each model on the Hugging Face hub.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from headrace.core.errors import ConfigError
+from headrace.simulator.spec import EngineSpec, Hardware, ModelShape, tp_that_fits
+
+_GIB: Final = 1024**3
+
+HARDWARE: Final[Mapping[str, Hardware]] = MappingProxyType(
+    {
+        card.name: card
+        for card in (
+            Hardware("L4", 24_152_899_584, 300e9, 121e12, 242e12, 32e9),
+            Hardware("A10", 24_146_608_128, 600e9, 125e12, None, 32e9),
+            Hardware("L40S", 48_305_799_168, 864e9, 362.05e12, 733e12, 32e9),
+            Hardware("A100", 80 * _GIB, 2039e9, 312e12, None, 300e9),
+            Hardware("H100", 80 * _GIB, 3350e9, 989e12, 1979e12, 450e9),
+            Hardware("H200", 151_397_597_184, 4800e9, 989e12, 1979e12, 450e9),
+            Hardware("RTX4090", 25_250_627_584, 1008e9, 165.2e12, 330.3e12, 32e9),
+            Hardware("RTXPRO6000", 102_641_958_912, 1597e9, 467.8e12, 935.6e12, 64e9),
+        )
+    }
+)
+
+MODELS: Final[Mapping[str, ModelShape]] = MappingProxyType(
+    {
+        model.name: model
+        for model in (
+            ModelShape("Llama-3.1-8B", 32, 4096, 32, 8, 128, 14_336, 128_256),
+            ModelShape("Llama-3.1-70B", 80, 8192, 64, 8, 128, 28_672, 128_256),
+            ModelShape("Qwen3-32B", 64, 5120, 64, 8, 128, 25_600, 151_936),
+            ModelShape(
+                "Qwen3-30B-A3B",
+                48,
+                2048,
+                32,
+                4,
+                128,
+                768,
+                151_936,
+                experts=128,
+                experts_per_token=8,
+            ),
+        )
+    }
+)
+
+
+def hardware_named(name: str) -> Hardware:
+    """Return the card of that name.
+
+    Raises:
+        ConfigError: no such card; the message lists those there are.
+
+    """
+    if name not in HARDWARE:
+        raise ConfigError(f"unknown hardware {name!r}; known: {', '.join(sorted(HARDWARE))}")
+    return HARDWARE[name]
+
+
+def model_named(name: str) -> ModelShape:
+    """Return the model of that name; an organisation prefix (``Qwen/``) is ignored.
+
+    Raises:
+        ConfigError: no such model; the message lists those there are.
+
+    """
+    short = name.rsplit("/", 1)[-1]
+    for candidate in (short, short.split("-Instruct")[0]):
+        if candidate in MODELS:
+            return MODELS[candidate]
+    raise ConfigError(f"unknown model {name!r}; known: {', '.join(sorted(MODELS))}")
+
+
+def engine_spec(hardware: str, model: str) -> EngineSpec:
+    """Return an engine of that card and model with the least tensor parallelism that fits."""
+    card, shape = hardware_named(hardware), model_named(model)
+    return EngineSpec(card, shape, tp=tp_that_fits(card, shape))
