@@ -1,0 +1,1 @@
+"""Every benchmark; ``make bench-<name>`` runs one and writes ``bench/results/<name>.json``."""
