@@ -207,5 +207,9 @@ class Telemetry(Collector):
 
     @override
     def collect(self) -> Iterable[Metric]:
-        families = {**self._counters, **self._gauges, **self._histograms}
+        families: dict[str, Family[Counter] | Family[Gauge] | Family[Histogram]] = {
+            **self._counters,
+            **self._gauges,
+            **self._histograms,
+        }
         return [exported(families[spec.name]) for spec in METRICS]

@@ -1,0 +1,167 @@
+"""Settings of the gateway; ``docs/operate/configure.md`` is generated from what is here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+_STRICT = ConfigDict(extra="forbid", frozen=True)
+
+
+class LimitSettings(BaseModel):
+    """What clients may take of the gateway. Beyond each limit they get an error that says so."""
+
+    model_config = _STRICT
+
+    concurrent_requests: int = Field(
+        default=1_024,
+        ge=1,
+        description="Requests admitted at once; more get 429. Bounds memory and upstream sockets.",
+    )
+    connections: int = Field(
+        default=4_096,
+        ge=1,
+        description="Client connections open at once; more get 503 and are closed.",
+    )
+    body_bytes: int = Field(
+        default=32 << 20,
+        ge=1_024,
+        description="Longest request body; longer ones get 413. 32 MiB hold 8 million tokens.",
+    )
+    total_body_bytes: int = Field(
+        default=512 << 20,
+        ge=1_024,
+        description="Request bodies held at once, all requests together; beyond it they get 429.",
+    )
+    head_bytes: int = Field(
+        default=32_768,
+        ge=1_024,
+        description="Longest request line and headers together; longer ones get 431.",
+    )
+    head_s: float = Field(
+        default=10.0,
+        gt=0,
+        description="Seconds in which a client must have sent its headers, from its first byte or "
+        "from connecting. Keeps idle sockets from being held on purpose.",
+    )
+    body_s: float = Field(
+        default=60.0, gt=0, description="Seconds in which a client must have sent its body."
+    )
+    keepalive_s: int = Field(
+        default=60, ge=1, description="Seconds an idle client connection is kept."
+    )
+    stall_s: float = Field(
+        default=60.0,
+        gt=0,
+        description="Seconds a client may leave its stream unread before it counts as gone. "
+        "Meanwhile the engine's stream is paused, so memory stays bounded.",
+    )
+    retry_after_s: float = Field(
+        default=1.0, gt=0, description="Seconds named in Retry-After when the gateway is full."
+    )
+
+
+class UpstreamSettings(BaseModel):
+    """How the gateway talks to engines."""
+
+    model_config = _STRICT
+
+    connections_per_endpoint: int = Field(
+        default=1_024,
+        ge=1,
+        description="Sockets to one endpoint; a request that would need more goes elsewhere.",
+    )
+    connect_s: float = Field(
+        default=2.0, gt=0, description="Seconds to connect; engines are near, so this is long."
+    )
+    first_byte_s: float = Field(
+        default=120.0,
+        gt=0,
+        description="Seconds from dispatch to the first streamed byte, queue and prefill included; "
+        "then the request is tried elsewhere.",
+    )
+    reply_s: float = Field(
+        default=600.0,
+        gt=0,
+        description="Seconds from dispatch to a reply that is not streamed: all of its generation.",
+    )
+    idle_s: float = Field(
+        default=60.0,
+        gt=0,
+        description="Seconds between two pieces of a stream; then the engine counts as hung, "
+        "whatever its health check says.",
+    )
+    keepalive_s: float = Field(
+        default=4.0,
+        gt=0,
+        description="Seconds an idle socket is kept. Below vLLM's 5 s, so that we close first and "
+        "no request meets a socket that is being closed.",
+    )
+    head_bytes: int = Field(default=65_536, ge=1_024, description="Longest head of a reply.")
+    reply_bytes: int = Field(
+        default=64 << 20, ge=1_024, description="Longest reply that is not streamed."
+    )
+    key: SecretStr | None = Field(
+        default=None,
+        description="Bearer key sent to engines started with --api-key. Clients' keys never are.",
+    )
+    forward_headers: tuple[str, ...] = Field(
+        default=("traceparent", "tracestate"),
+        max_length=32,
+        description="Request headers passed on to engines, beside X-Request-Id.",
+    )
+
+
+class RetrySettings(BaseModel):
+    """What happens when an engine fails before the first byte; after it nothing is retried."""
+
+    model_config = _STRICT
+
+    attempts: int = Field(
+        default=3,
+        ge=1,
+        le=16,
+        description="Endpoints tried for one request, the first included. A request that kills "
+        "engines must not visit them all.",
+    )
+    rest_first_s: float = Field(
+        default=0.5,
+        gt=0,
+        description="Seconds an endpoint is avoided after it could not be reached, or was silent; "
+        "doubles with each failure in a row.",
+    )
+    rest_most_s: float = Field(default=10.0, gt=0, description="Longest such rest, in seconds.")
+
+
+class GatewaySettings(BaseModel):
+    """The gateway process."""
+
+    model_config = _STRICT
+
+    host: str = Field(
+        default="127.0.0.1",
+        description="Address to listen on; 0.0.0.0 for all. Loopback unless you say otherwise.",
+    )
+    port: int = Field(default=8080, ge=0, le=65_535, description="Port; 0 takes any free one.")
+    keys_file: Path | None = Field(
+        default=None,
+        description="File of API keys: one line per key, its SHA-256 in hex and a tenant's name. "
+        "Without it anyone who can connect is served.",
+    )
+    log_requests: bool = Field(
+        default=True,
+        description="Write one line per request, at its end, with all there is to say.",
+    )
+    drain_s: float = Field(
+        default=30.0,
+        ge=0,
+        description="Seconds that streams in flight may go on after the order to stop.",
+    )
+    limits: LimitSettings = Field(
+        default_factory=LimitSettings, description="What clients may take."
+    )
+    upstream: UpstreamSettings = Field(
+        default_factory=UpstreamSettings, description="How engines are talked to."
+    )
+    retry: RetrySettings = Field(default_factory=RetrySettings, description="What is tried again.")
