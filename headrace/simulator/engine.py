@@ -174,11 +174,12 @@ class SimEngine:
             return None
         shape = self._shape(plan)
         self._begun_s = now_s
-        self._first_s = self._step_time.seconds(shape) + plan.adapter_loads * self.spec.lora_load_s
-        self._growth_s = self._step_time.growth_s(len(plan.batch))
+        cost = self._step_time.cost(shape)
+        self._first_s = cost.seconds + plan.adapter_loads * self.spec.lora_load_s
+        self._growth_s = cost.growth_s
         self._steps = 1
         if max_steps > 1 and self._steady(plan, shape):
-            self._steps = self._stretch_steps(plan, max_steps)
+            self._steps = self._stretch_steps(plan, min(max_steps, cost.steps))
         self._take_lagging()
         self._plan = plan
         return self._duration_s(self._steps)

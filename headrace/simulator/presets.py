@@ -2,8 +2,12 @@
 
 Sources. Cards: NVIDIA datasheets of each card (dense figures, fp32 accumulation), as collected
 in aiconfigurator's ``systems/*.yaml`` where it has the card. GeForce RTX 4090: Ada whitepaper,
-appendix A (bf16 with fp32 accumulation runs at half rate: 165.2). RTX PRO 6000 Blackwell:
-Server Edition, 1,597 GB/s, tensor throughput at the 2,430 MHz its driver allows.
+appendix A: 165.2 at 2,520 MHz (bf16 with fp32 accumulation runs at half rate); the clock quoted
+for a GeForce card is what it boosts to at least, and in use this one runs at about 2,700 MHz,
+which makes 177 (prefill steps in the public vLLM log are faster than 165.2 allows).
+RTX PRO 6000 Blackwell: Server Edition, 1,597 GB/s, tensor throughput at the 2,430 MHz its driver
+allows. Links: NVLink by datasheet; PCIe cards by what NCCL moves, about 20 GB/s over a 16-lane
+4.0 slot and 40 over 5.0 (NVIDIA/nccl issues 1530 and 1639), 20 us per collective.
 Models: ``config.json`` of each model on the Hugging Face hub.
 """
 
@@ -22,14 +26,14 @@ HARDWARE: Final[Mapping[str, Hardware]] = MappingProxyType(
     {
         card.name: card
         for card in (
-            Hardware("L4", 24_152_899_584, 300e9, 121e12, 242e12, 32e9),
-            Hardware("A10", 24_146_608_128, 600e9, 125e12, None, 32e9),
-            Hardware("L40S", 48_305_799_168, 864e9, 362.05e12, 733e12, 32e9),
+            Hardware("L4", 24_152_899_584, 300e9, 121e12, 242e12, 20e9, 20e-6),
+            Hardware("A10", 24_146_608_128, 600e9, 125e12, None, 20e9, 20e-6),
+            Hardware("L40S", 48_305_799_168, 864e9, 362.05e12, 733e12, 20e9, 20e-6),
             Hardware("A100", 80 * _GIB, 2039e9, 312e12, None, 300e9),
             Hardware("H100", 80 * _GIB, 3350e9, 989e12, 1979e12, 450e9),
             Hardware("H200", 151_397_597_184, 4800e9, 989e12, 1979e12, 450e9),
-            Hardware("RTX4090", 25_250_627_584, 1008e9, 165.2e12, 330.3e12, 32e9),
-            Hardware("RTXPRO6000", 102_641_958_912, 1597e9, 467.8e12, 935.6e12, 64e9),
+            Hardware("RTX4090", 25_250_627_584, 1008e9, 177e12, 354e12, 20e9, 20e-6),
+            Hardware("RTXPRO6000", 102_641_958_912, 1597e9, 467.8e12, 935.6e12, 40e9, 20e-6),
         )
     }
 )

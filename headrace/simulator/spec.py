@@ -30,7 +30,7 @@ class Hardware:
         memory_bytes_per_s: Peak DRAM bandwidth.
         bf16_flops: Peak dense tensor throughput with fp32 accumulation, per second.
         fp8_flops: The same for fp8; None where the card has no fp8.
-        link_bytes_per_s: To a peer card, one direction.
+        link_bytes_per_s: What a collective moves between peer cards, one direction.
         link_latency_s: Fixed cost of one collective between peers.
 
     """
@@ -41,7 +41,7 @@ class Hardware:
     bf16_flops: float
     fp8_flops: float | None
     link_bytes_per_s: float
-    link_latency_s: float = 10e-6
+    link_latency_s: float = 8e-6
 
 
 @dataclass(frozen=True, slots=True)

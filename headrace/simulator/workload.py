@@ -1,0 +1,126 @@
+"""Requests to simulate, and how an engine sees them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from headrace.core.errors import ConfigError
+from headrace.core.ids import RequestId
+from headrace.simulator.requests import BlockKey, EngineRequest
+
+_PRIVATE_BITS: Final = 24  # blocks of one request that nobody else has: 2**24 of them are enough
+
+
+@dataclass(frozen=True, slots=True)
+class TraceRequest:
+    """One request of a trace or of a synthetic workload.
+
+    Attributes:
+        arrival_s: Seconds from the start of the trace.
+        prompt_tokens: Length of the prompt.
+        output_tokens: Tokens that will be generated.
+        hash_ids: Identity of the prompt's runs of ``hash_block_tokens`` tokens, each standing for
+            all before it too; the last run may be partial. Empty: the prompt is shared with none.
+        hash_block_tokens: Length of such a run.
+        output_hash_ids: The runs that follow while the answer is generated, for conversations
+            that send it back; empty when unknown.
+        session: Key of the conversation it belongs to, or None.
+        priority: Higher is served first (the glossary's sense).
+
+    """
+
+    arrival_s: float
+    prompt_tokens: int
+    output_tokens: int
+    hash_ids: tuple[int, ...] = ()
+    hash_block_tokens: int = 512
+    output_hash_ids: tuple[int, ...] = ()
+    session: str | None = None
+    priority: int = 0
+
+
+def block_keys(request: TraceRequest, number: int, block_size: int) -> list[BlockKey]:
+    """Return the keys of the prompt's full KV blocks.
+
+    A run of ``hash_block_tokens`` tokens is so many blocks; their keys are the run's id times
+    that number, plus 0, 1, 2, ... Blocks without an id are private to request ``number``.
+
+    Raises:
+        ConfigError: the run is not a whole number of blocks.
+
+    """
+    per_run = _blocks_per_run(request, block_size)
+    full = request.prompt_tokens // block_size
+    ids = request.hash_ids
+    keys: list[BlockKey] = [
+        run * per_run + offset for run in ids[: -(-full // per_run)] for offset in range(per_run)
+    ]
+    del keys[full:]
+    keys.extend(_private(number, index) for index in range(len(keys), full))
+    return keys
+
+
+def output_keys(request: TraceRequest, number: int, block_size: int) -> Callable[[int], BlockKey]:
+    """Return the key of block ``i`` of prompt and answer together, for blocks decode fills."""
+    per_run = _blocks_per_run(request, block_size)
+    ids = request.hash_ids + request.output_hash_ids if request.output_hash_ids else ()
+
+    def key(index: int) -> BlockKey:
+        run, offset = divmod(index, per_run)
+        return ids[run] * per_run + offset if run < len(ids) else _private(number, index)
+
+    return key
+
+
+def engine_request(
+    request: TraceRequest, request_id: RequestId, number: int, block_size: int
+) -> EngineRequest:
+    """Return the request as a simulated engine takes it; ``number`` is unique in the run.
+
+    Raises:
+        ConfigError: its hash runs are not a whole number of blocks.
+
+    """
+    return EngineRequest(
+        request_id,
+        request.prompt_tokens,
+        request.output_tokens,
+        block_keys(request, number, block_size),
+        output_keys(request, number, block_size),
+        priority=-request.priority,
+    )
+
+
+def prefix_share(requests: Sequence[TraceRequest]) -> float:
+    """Return the share of prompt tokens that an endless cache would hold when they arrive."""
+    seen: set[int] = set()
+    hit_tokens = 0
+    prompt_tokens = 0
+    for request in requests:
+        prompt_tokens += request.prompt_tokens
+        length = 0
+        for run in request.hash_ids:
+            if run not in seen:
+                break
+            length += request.hash_block_tokens
+        hit_tokens += min(length, request.prompt_tokens)
+        seen.update(request.hash_ids)
+        seen.update(request.output_hash_ids)
+    return hit_tokens / prompt_tokens if prompt_tokens else 0.0
+
+
+def _blocks_per_run(request: TraceRequest, block_size: int) -> int:
+    per_run, rest = divmod(request.hash_block_tokens, block_size)
+    if rest or not per_run:
+        raise ConfigError(
+            f"hash_block_tokens {request.hash_block_tokens} is not a multiple of the engine's "
+            f"block_size {block_size}"
+        )
+    return per_run
+
+
+def _private(number: int, index: int) -> int:
+    """A key below zero, so that it never meets one made from a hash id."""
+    return -1 - (number << _PRIVATE_BITS) - index
