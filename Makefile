@@ -35,6 +35,9 @@ lint: setup-dev ## Format, ruff, mypy strict, import contracts
 format: setup-dev ## Rewrite the code in the house format
 	@$(PY) -m ruff format -q . && $(PY) -m ruff check -q --fix .
 
+bench-simulator: setup-dev ## Errors of the simulated engine against real vLLM logs, and its speed
+	@$(PY) -m bench.simulator
+
 results: setup ## Every goal of every benchmark and end-to-end run, as one table
 	@$(PY) -m bench.results
 

@@ -1,7 +1,7 @@
 """Simulated engines in virtual time. Pure.
 
-``EngineActor`` is the virtual-time shell of ``SimEngine``: it moves the world's clock from step to
-step, takes quiet decode steps in stretches, and cuts a stretch when a request comes in.
+``EngineActor`` is the virtual-time shell of ``SimEngine``: it moves from step to step on a world's
+clock, takes quiet decode steps in stretches, and cuts a stretch short when a request comes in.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from headrace.simulator.world import World
 
 _MAX_STRETCH_STEPS: Final = 1 << 20
 
-OnStep = Callable[[StepResult, float], None]
-"""Called after each step or stretch with its result and the time it ended."""
+OnStep = Callable[[StepResult], None]
+"""Called when a step or a stretch has ended, at that moment of the world."""
 
 
 class EngineActor:
@@ -26,8 +26,8 @@ class EngineActor:
         self.engine = engine
         self._world = world
         self._on_step = on_step
-        self._end_s = 0.0
-        self._version = 0
+        self._begun_ns = 0
+        self._alarm = 0  # the number of the alarm that counts; those set before it do nothing
 
     def add(self, request: EngineRequest) -> None:
         """Give the engine a request now; it takes it up when the step under way ends.
@@ -37,50 +37,41 @@ class EngineActor:
 
         """
         self.engine.add(request, self._world.now_s)
-        self._interrupt()
+        if self.engine.stepping:
+            self._shorten()
+        else:
+            self._begin()
 
     def abort(self, request_id: RequestId) -> bool:
         """Drop a request now; False when the engine does not have it."""
         if self.engine.stepping:
-            self._interrupt()
+            self._shorten()
         return self.engine.abort(request_id)
 
-    def _interrupt(self) -> None:
-        if not self.engine.stepping:
-            self._start()
-            return
-        begun_s = self._begun_s
-        end_s = begun_s + self.engine.shorten(self._world.now_s)
-        if end_s < self._end_s:
-            self._due(end_s)
-
-    def _start(self) -> None:
-        self._begun_s = self._world.now_s
-        duration_s = self.engine.begin_step(self._begun_s, _MAX_STRETCH_STEPS)
+    def _begin(self) -> None:
+        self._begun_ns = self._world.now_ns
+        duration_s = self.engine.begin_step(self._world.now_s, _MAX_STRETCH_STEPS)
         if duration_s is not None:
-            self._due(self._begun_s + duration_s)
+            self._set_alarm(self._begun_ns + round(duration_s * 1e9))
         elif self.engine.wake_s is not None:
-            self._version += 1
-            self._world.at(self.engine.wake_s, self._wake(self._version))
+            self._set_alarm(round(self.engine.wake_s * 1e9) + 1)
 
-    def _due(self, end_s: float) -> None:
-        self._end_s = end_s
-        self._version += 1
-        self._world.at(end_s, self._end(self._version))
+    def _shorten(self) -> None:
+        duration_s = self.engine.shorten(self._world.now_s)
+        self._set_alarm(self._begun_ns + round(duration_s * 1e9))
 
-    def _end(self, version: int) -> Callable[[], None]:
-        def end() -> None:
-            if version == self._version:
-                now_s = self._world.now_s
-                result = self.engine.end_step(now_s)
-                self._start()
-                self._on_step(result, now_s)
+    def _set_alarm(self, due_ns: int) -> None:
+        self._alarm += 1
+        alarm = self._alarm
+        delay_ns = max(0, due_ns - self._world.now_ns)
+        self._world.at(delay_ns, lambda: self._rang(alarm))
 
-        return end
-
-    def _wake(self, version: int) -> Callable[[], None]:
-        def wake() -> None:
-            if version == self._version and not self.engine.stepping:
-                self._start()
-
-        return wake
+    def _rang(self, alarm: int) -> None:
+        if alarm != self._alarm:
+            return
+        if not self.engine.stepping:
+            self._begin()
+            return
+        result = self.engine.end_step(self._world.now_s)
+        self._begin()
+        self._on_step(result)

@@ -13,6 +13,7 @@ Models: ``config.json`` of each model on the Hugging Face hub.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
@@ -63,29 +64,30 @@ MODELS: Final[Mapping[str, ModelShape]] = MappingProxyType(
 
 
 def hardware_named(name: str) -> Hardware:
-    """Return the card of that name.
+    """Return the card of that name; a driver's name for it (``NVIDIA H100 80GB HBM3``) will do.
 
     Raises:
         ConfigError: no such card; the message lists those there are.
 
     """
-    if name not in HARDWARE:
+    plain = re.sub(r"[^A-Z0-9]", "", name.upper())
+    found = [card for card in HARDWARE if re.search(rf"{card.upper()}(?![0-9])", plain)]
+    if not found:
         raise ConfigError(f"unknown hardware {name!r}; known: {', '.join(sorted(HARDWARE))}")
-    return HARDWARE[name]
+    return HARDWARE[max(found, key=len)]
 
 
 def model_named(name: str) -> ModelShape:
-    """Return the model of that name; an organisation prefix (``Qwen/``) is ignored.
+    """Return the model of that name; its organisation and a tuned variant's suffix are ignored.
 
     Raises:
         ConfigError: no such model; the message lists those there are.
 
     """
-    short = name.rsplit("/", 1)[-1]
-    for candidate in (short, short.split("-Instruct")[0]):
-        if candidate in MODELS:
-            return MODELS[candidate]
-    raise ConfigError(f"unknown model {name!r}; known: {', '.join(sorted(MODELS))}")
+    short = name.rsplit("/", 1)[-1].removeprefix("Meta-").split("-Instruct")[0]
+    if short not in MODELS:
+        raise ConfigError(f"unknown model {name!r}; known: {', '.join(sorted(MODELS))}")
+    return MODELS[short]
 
 
 def engine_spec(hardware: str, model: str) -> EngineSpec:

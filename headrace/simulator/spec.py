@@ -41,7 +41,7 @@ class Hardware:
     bf16_flops: float
     fp8_flops: float | None
     link_bytes_per_s: float
-    link_latency_s: float = 8e-6
+    link_latency_s: float = 10e-6
 
 
 @dataclass(frozen=True, slots=True)

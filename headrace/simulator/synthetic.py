@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Final
 
 from headrace.core.errors import ConfigError
-from headrace.simulator.workload import TraceRequest
+from headrace.simulator.trace import TraceRequest
 
 BLOCK_TOKENS: Final = 16
 

@@ -9,16 +9,45 @@ import csv
 import json
 import random
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 from headrace.core.errors import ConfigError
-from headrace.simulator.workload import TraceRequest
 
 MOONCAKE_BLOCK_TOKENS: Final = 512
 _QUANTUM_S: Final = 3.0
 _QUANTUM_SLACK_S: Final = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class TraceRequest:
+    """One request of a trace or of a synthetic workload.
+
+    Attributes:
+        arrival_s: Seconds from the start of the trace.
+        prompt_tokens: Length of the prompt.
+        output_tokens: Tokens that will be generated.
+        hash_ids: Identity of the prompt's runs of ``hash_block_tokens`` tokens, each standing for
+            all before it too; the last run may be partial. Empty: the prompt is shared with none.
+        hash_block_tokens: Length of such a run.
+        output_hash_ids: The runs that follow while the answer is generated, for conversations
+            that send it back; empty when unknown.
+        session: Key of the conversation it belongs to, or None.
+        priority: Higher is served first (the glossary's sense).
+
+    """
+
+    arrival_s: float
+    prompt_tokens: int
+    output_tokens: int
+    hash_ids: tuple[int, ...] = ()
+    hash_block_tokens: int = 512
+    output_hash_ids: tuple[int, ...] = ()
+    session: str | None = None
+    priority: int = 0
+
 
 _Row = tuple[str, Mapping[str, object]]  # where ("file:line"), and the record
 
@@ -164,19 +193,7 @@ def _from_zero(requests: list[TraceRequest], path: Path) -> list[TraceRequest]:
         raise ConfigError(f"trace {path}: empty")
     requests.sort(key=lambda request: request.arrival_s)
     start_s = requests[0].arrival_s
-    return [
-        TraceRequest(
-            request.arrival_s - start_s,
-            request.prompt_tokens,
-            request.output_tokens,
-            request.hash_ids,
-            request.hash_block_tokens,
-            request.output_hash_ids,
-            request.session,
-            request.priority,
-        )
-        for request in requests
-    ]
+    return [replace(request, arrival_s=request.arrival_s - start_s) for request in requests]
 
 
 def _json_rows(path: Path) -> Iterator[_Row]:

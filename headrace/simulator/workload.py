@@ -1,44 +1,16 @@
-"""Requests to simulate, and how an engine sees them. Pure."""
+"""Requests of a trace as an engine sees them. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from headrace.core.errors import ConfigError
 from headrace.core.ids import RequestId
 from headrace.simulator.requests import BlockKey, EngineRequest
+from headrace.simulator.trace import TraceRequest
 
 _PRIVATE_BITS: Final = 24  # blocks of one request that nobody else has: 2**24 of them are enough
-
-
-@dataclass(frozen=True, slots=True)
-class TraceRequest:
-    """One request of a trace or of a synthetic workload.
-
-    Attributes:
-        arrival_s: Seconds from the start of the trace.
-        prompt_tokens: Length of the prompt.
-        output_tokens: Tokens that will be generated.
-        hash_ids: Identity of the prompt's runs of ``hash_block_tokens`` tokens, each standing for
-            all before it too; the last run may be partial. Empty: the prompt is shared with none.
-        hash_block_tokens: Length of such a run.
-        output_hash_ids: The runs that follow while the answer is generated, for conversations
-            that send it back; empty when unknown.
-        session: Key of the conversation it belongs to, or None.
-        priority: Higher is served first (the glossary's sense).
-
-    """
-
-    arrival_s: float
-    prompt_tokens: int
-    output_tokens: int
-    hash_ids: tuple[int, ...] = ()
-    hash_block_tokens: int = 512
-    output_hash_ids: tuple[int, ...] = ()
-    session: str | None = None
-    priority: int = 0
 
 
 def block_keys(request: TraceRequest, number: int, block_size: int) -> list[BlockKey]:

@@ -1,89 +1,76 @@
 """Virtual time: a clock, a heap of things to do, chance by purpose, and a digest. Pure.
 
-Everything that happens in a simulation happens in a callback that the world calls in the order of
-``(due_ns, sequence)``. Two runs with the same seed make the same calls and the same digest.
+Everything that happens in a simulation happens in an action that the world runs in the order of
+``(due_ns, sequence)``. Two runs with the same seed run the same actions and give the same digest.
 """
 
 from __future__ import annotations
 
 import hashlib
 import heapq
-import random
 from collections.abc import Callable
-from typing import Final
-
-_NS: Final = 1_000_000_000
+from random import Random
 
 
 class World:
-    """One simulated world, from time 0."""
+    """One simulated world. ``now_ns`` is nanoseconds since it began; only ``run`` moves it."""
 
     def __init__(self, seed: int) -> None:
-        self.seed = seed
-        self._now_ns = 0
-        self._sequence = 0
+        self.now_ns = 0
+        self._seed = seed
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
+        self._sequence = 0
         self._digest = hashlib.blake2b(digest_size=16)
-        self._noted = 0
 
     @property
     def now_s(self) -> float:
         """Seconds since the world began."""
-        return self._now_ns / _NS
+        return self.now_ns / 1e9
 
     @property
     def pending(self) -> int:
-        """Callbacks not yet called."""
+        """Actions not yet run."""
         return len(self._heap)
 
-    @property
-    def noted(self) -> int:
-        """Lines in the digest."""
-        return self._noted
-
-    def at(self, due_s: float, call: Callable[[], None]) -> None:
-        """Call at ``due_s``, or at once (but after what is due already) when that is past."""
-        due_ns = max(self._now_ns, round(due_s * _NS))
-        heapq.heappush(self._heap, (due_ns, self._sequence, call))
+    def at(self, delay_ns: int, action: Callable[[], None]) -> None:
+        """Run ``action`` after ``delay_ns``; ties keep the order in which they were given."""
+        assert delay_ns >= 0, "nothing can be due in the past"
+        heapq.heappush(self._heap, (self.now_ns + delay_ns, self._sequence, action))
         self._sequence += 1
 
-    def after(self, delay_s: float, call: Callable[[], None]) -> None:
-        """Call ``delay_s`` seconds from now."""
-        self.at(self.now_s + delay_s, call)
-
-    def run(self, until_s: float | None = None, max_calls: int | None = None) -> int:
-        """Make calls in order until none is left, or none due by ``until_s``.
+    def run(self, *, until_ns: int | None = None, limit: int = 1 << 40) -> int:
+        """Run actions until none is left, or none is due by ``until_ns``.
 
         Returns:
-            The number of calls made; at most ``max_calls``.
+            How many were run.
+
+        Raises:
+            RuntimeError: after ``limit`` actions, which means a livelock.
 
         """
-        limit_ns = None if until_s is None else round(until_s * _NS)
-        calls = 0
         heap = self._heap
-        while heap and (max_calls is None or calls < max_calls):
-            if limit_ns is not None and heap[0][0] > limit_ns:
-                break
-            due_ns, _, call = heapq.heappop(heap)
-            assert due_ns >= self._now_ns, "time went back"
-            self._now_ns = due_ns
-            call()
-            calls += 1
-        if limit_ns is not None and limit_ns > self._now_ns and calls != max_calls:
-            self._now_ns = limit_ns
-        return calls
+        done = 0
+        while heap and (until_ns is None or heap[0][0] <= until_ns):
+            if done == limit:
+                raise RuntimeError(f"still busy after {limit} actions")
+            due_ns, _, action = heapq.heappop(heap)
+            assert due_ns >= self.now_ns, "time went back"
+            self.now_ns = due_ns
+            action()
+            done += 1
+        if until_ns is not None:
+            self.now_ns = max(self.now_ns, until_ns)
+        return done
 
-    def rng(self, purpose: str) -> random.Random:
+    def rng(self, purpose: str) -> Random:
         """Return a new generator for one purpose: drawing from it shifts no other purpose."""
-        key = hashlib.sha256(f"{self.seed}/{purpose}".encode()).digest()
-        return random.Random(int.from_bytes(key[:8], "big"))
+        key = hashlib.sha256(f"{self._seed}/{purpose}".encode()).digest()
+        return Random(int.from_bytes(key[:8], "big"))
 
-    def note(self, *fields: object) -> None:
-        """Add one line, with the time, to the digest; fields must print the same in every run."""
-        line = "\t".join(map(str, (self._now_ns, *fields)))
-        self._digest.update(line.encode() + b"\n")
-        self._noted += 1
+    def note(self, text: str) -> None:
+        """Add a line, with the time, to the digest; the text must be the same in every run."""
+        self._digest.update(f"{self.now_ns} {text}\n".encode())
 
     def digest(self) -> str:
-        """Return the digest of all lines noted so far."""
+        """Return a hash of all lines so far; further lines may follow."""
         return self._digest.hexdigest()

@@ -1,0 +1,18 @@
+"""What a router may presume of a simulated engine before it has measured it. Pure."""
+
+from __future__ import annotations
+
+from headrace.core.endpoint import Speed
+from headrace.simulator.spec import EngineSpec
+from headrace.simulator.steptime import BatchShape, StepTime
+
+
+def presumed_speed(spec: EngineSpec) -> Speed:
+    """Return prompt tokens per second of an otherwise idle engine, and the size of its KV cache.
+
+    The rate is that of one full prefill step at the start of a prompt.
+    """
+    shape = BatchShape(sampled=1)
+    shape.add(0, max(2, spec.max_num_batched_tokens))
+    step_s = StepTime(spec).cost(shape).seconds
+    return Speed(shape.tokens / step_s, spec.blocks * spec.block_size)
