@@ -1,0 +1,49 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+TraceFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--trace", help="A trace to replay: Mooncake JSONL, Azure CSV, or arrivals as JSONL."
+    ),
+]
+WorkloadName = Annotated[
+    str,
+    typer.Option(
+        "--workload",
+        help="Without a trace: a synthetic workload: conversation, agents, code or bursts.",
+    ),
+]
+Rate = Annotated[
+    float,
+    typer.Option("--rate", min=0.001, help="Requests per second of a synthetic workload."),
+]
+Minutes = Annotated[
+    float | None,
+    typer.Option(
+        "--minutes", min=0.01, help="Only its first minutes, in engine time; synthetic: 10."
+    ),
+]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only its first requests.")]
+Seed = Annotated[
+    int, typer.Option("--seed", min=0, help="Same seed, same requests at the same times.")
+]
+SloTtft = Annotated[
+    float, typer.Option("--slo-ttft", min=0.0, help="Goodput: limit of TTFT, engine seconds.")
+]
+SloTpot = Annotated[
+    float, typer.Option("--slo-tpot", min=0.0, help="Goodput: limit of TPOT, engine seconds.")
+]
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", help="Also write the figures to this file.")
+]
+PlotFile = Annotated[
+    Path | None,
+    typer.Option("--plot", help="Also draw them to this PNG (needs headrace\\[report])."),
+]

@@ -1,0 +1,143 @@
+"""What ``headrace up`` does: a gateway in this process over a fleet it starts and stops."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import typer
+import uvloop
+from gateway.process import run_gateway
+
+from controller.fleets.local import LocalFleet
+from headrace.cli.config import LogSettings, UpSettings
+from headrace.core.endpoint import EndpointView, Health
+from headrace.runtime.discovery import EndpointSource
+from headrace.service.log import configure_logging, get_logger
+from headrace.service.settings import describe, load_settings
+from router.router import Router
+
+
+def run(config: Path | None, flags: Mapping[str, object]) -> bool:
+    """Serve until SIGINT or SIGTERM; returns whether that is how it ended.
+
+    Args:
+        config: Settings file, or None for the defaults.
+        flags: Options by dotted field; they win over the file.
+
+    Raises:
+        ConfigError: if a setting is wrong or the engine cannot be started here.
+
+    """
+    settings = load_settings(UpSettings, config, flags)
+    _configure_logging(settings.log)
+    get_logger("up").info("settings", effective=describe(settings))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_Up(settings).run())
+
+
+def _configure_logging(log: LogSettings) -> None:
+    as_json = log.form == "json" or (log.form == "auto" and not sys.stderr.isatty())
+    configure_logging(json=as_json, level=log.level)
+
+
+class _Up:
+    """One gateway and one fleet, and the order in which they start and stop."""
+
+    def __init__(self, settings: UpSettings) -> None:
+        self._settings = settings
+        self._router = Router(settings.router.policy, settings.router.seed)
+        self._fleet = LocalFleet(settings.fleet, inflight=self._router.inflight)
+        self._stop = asyncio.Event()
+
+    async def run(self) -> bool:
+        """Start both side by side; at the end stop the gateway first, then the fleet."""
+        self._listen_for_signals()
+        url: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        parts = (
+            asyncio.create_task(self._serve(url), name="gateway"),
+            asyncio.create_task(self._keep_fleet(url), name="fleet"),
+        )
+        try:
+            done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+            for part in done:
+                part.result()
+        except asyncio.CancelledError:
+            if not self._stop.is_set():
+                raise
+        finally:
+            for part in parts:
+                part.cancel()
+            await asyncio.gather(*parts, return_exceptions=True)
+            await self._fleet.stop()
+        return self._stop.is_set()
+
+    def _listen_for_signals(self) -> None:
+        """Take the first signal as a wish to stop, a second as a wish not to wait for streams."""
+        main = asyncio.current_task()
+        assert main is not None
+
+        def stop() -> None:
+            if self._stop.is_set():
+                main.cancel()
+            self._stop.set()
+
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(signum, stop)
+
+    async def _serve(self, url: asyncio.Future[str]) -> None:
+        await run_gateway(
+            self._settings.gateway,
+            self._router,
+            self._fleet.source,
+            ready=url.set_result,
+            stop=self._stop,
+        )
+
+    async def _keep_fleet(self, url: asyncio.Future[str]) -> None:
+        """Start the engines, say when they serve, and fail once none of them does any more."""
+        await self._fleet.start()
+        telling = asyncio.create_task(self._announce(url), name="announce")
+        try:
+            await self._fleet.wait_failed()
+        finally:
+            telling.cancel()
+
+    async def _announce(self, url: asyncio.Future[str]) -> None:
+        """Say where to send requests as soon as the first will be served, then when all will."""
+        first = await _ready(self._fleet.source, 1)
+        _say(announcement(await url, first[0], self._settings))
+        replicas = self._settings.fleet.replicas
+        await _ready(self._fleet.source, replicas)
+        _say(f"{replicas} of {replicas} endpoints are ready.")
+
+
+def _say(text: str) -> None:
+    typer.echo(text)
+    sys.stdout.flush()
+
+
+async def _ready(source: EndpointSource, count: int) -> list[EndpointView]:
+    """Wait until ``count`` endpoints are ready; return those that are."""
+    while True:
+        ready = [view for view in source.endpoints() if view.health is Health.READY]
+        if len(ready) >= count:
+            return ready
+        await source.changed()
+
+
+def announcement(url: str, view: EndpointView, settings: UpSettings) -> str:
+    """Return what to tell a newcomer: the URL, the model, and a curl to copy."""
+    key = " -H 'authorization: Bearer YOUR_KEY'" if settings.gateway.keys_file else ""
+    model = view.models[0]
+    return (
+        f"Headrace serves {model} at {url}\n\n"
+        f"  curl -N {url}/v1/chat/completions -H 'content-type: application/json'{key} \\\n"
+        f'    -d \'{{"model": "{model}", "stream": true, '
+        f'"messages": [{{"role": "user", "content": "Hello"}}]}}\'\n\n'
+        "Ctrl-C stops everything."
+    )
