@@ -32,7 +32,10 @@ PROMPT_IDS: Final = (100, 1_000)
 
 
 class Prober(EndpointSource):
-    """Endpoints of ``source`` with what looking at them showed. ``run()`` does the looking."""
+    """Endpoints of ``source`` with what looking at them showed. ``run()`` does the looking.
+
+    They are written to ``published`` where one is given, for who must have the list beforehand.
+    """
 
     def __init__(
         self,
@@ -41,13 +44,14 @@ class Prober(EndpointSource):
         settings: ProbeSettings,
         clock: Clock,
         rng: Random,
+        published: ListSource | None = None,
     ) -> None:
         self._source = source
         self._session = session
         self._settings = settings
         self._clock = clock
         self._rng = rng
-        self._published = ListSource()
+        self._published = published or ListSource()
         self._given: dict[EndpointId, EndpointView] = {}
         self._signs: dict[EndpointId, VitalSigns] = {}
         self._watchers: dict[EndpointId, asyncio.Task[None]] = {}

@@ -83,7 +83,8 @@ def launch(options: VllmOptions, name: str, port: int) -> Launch:
     """Return the process that serves ``options`` on loopback ``port``; ``name`` must be unique."""
     events = _kv_events(options.run_dir, name, options.served_name)
     return Launch(
-        argv=(str(options.python), "-m", API_SERVER, *_flags(options, port, events)),
+        program=(str(options.python), "-W", "ignore", "-m", API_SERVER),
+        args=tuple(_flags(options, port, events)),
         env={**environment(options), **options.extra_env},
         ports=(port,),
         kv_events=(events,) if events else (),

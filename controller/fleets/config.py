@@ -1,0 +1,199 @@
+"""Settings of a fleet."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from controller.fleets.restart import RestartPolicy
+from headrace.runtime.config import ProbeSettings
+from headrace.runtime.engines.launch import EngineKind
+from headrace.simulator.config import EngineSettings
+
+VLLM_HERE: Final = Path(".cache/vllm/bin/python")
+"""Where ``scripts/install-vllm`` puts it."""
+
+
+class RestartSettings(BaseModel):
+    """When a crashed engine is started again."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    limit: int = Field(
+        default=5, ge=1, le=1_000, description="Crashes within window_s that end the attempts."
+    )
+    limit_before_ready: int = Field(
+        default=2,
+        ge=1,
+        le=1_000,
+        description="The same for an engine that has never served: most likely it cannot.",
+    )
+    first_s: float = Field(
+        default=0.5, ge=0, le=600, description="Wait after a crash; each further one doubles it."
+    )
+    most_s: float = Field(default=30.0, ge=0, le=3_600, description="Longest wait.")
+    window_s: float = Field(default=600.0, gt=0, le=86_400, description="How long a crash counts.")
+
+    def policy(self) -> RestartPolicy:
+        """Return these settings as the value that decides."""
+        return RestartPolicy(**self.model_dump())
+
+
+class FleetTimeouts(BaseModel):
+    """How long each step of an engine's life may take. Seconds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    start_s: float = Field(
+        default=600.0,
+        gt=0,
+        le=7_200,
+        description="From starting an engine to its first token; a 70B model loads for minutes.",
+    )
+    drain_s: float = Field(
+        default=30.0,
+        ge=0,
+        le=3_600,
+        description="For requests in flight to end before an engine is told to.",
+    )
+    finish_s: int = Field(
+        default=20,
+        ge=0,
+        le=3_600,
+        description="What the engine itself then allows requests in flight "
+        "(vLLM's --shutdown-timeout; 0 would leave their streams hanging).",
+    )
+    kill_after_s: float = Field(
+        default=5.0,
+        gt=0,
+        le=600,
+        description="Beyond finish_s, after which the engine's whole process group is killed.",
+    )
+
+
+class FleetSettings(BaseModel):
+    """Engines on this machine, started and kept running by us."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    engine: EngineKind = Field(
+        default=EngineKind.SIMULATED, description="What to run: simulated or vllm."
+    )
+    model: str | None = Field(
+        default=None,
+        min_length=1,
+        description="vLLM: a folder or a hub id. Simulated: the name served, if not its model's.",
+    )
+    served_name: str | None = Field(
+        default=None,
+        min_length=1,
+        description="The name clients use; default: the model's last path part.",
+    )
+    replicas: int = Field(default=4, ge=1, le=256, description="Engines to run.")
+    tp: int = Field(default=1, ge=1, le=64, description="vLLM: cards per engine, of gpus.")
+    time_scale: float = Field(
+        default=1.0, gt=0, le=1_000, description="Simulated: engine seconds per wall second."
+    )
+    seed: int = Field(default=0, ge=0, description="Simulated: of generated text.")
+    simulated: EngineSettings = Field(
+        default_factory=EngineSettings,
+        description="Simulated: card, model and settings of each engine.",
+    )
+    python: Path | None = Field(
+        default=None,
+        description="vLLM: the Python of its environment; default: .cache/vllm, made by "
+        "scripts/install-vllm, else our own if vLLM is installed beside us.",
+    )
+    gpus: tuple[int, ...] = Field(
+        default=(),
+        description="vLLM: device indexes, dealt to the engines in order, tp each; empty: CPU.",
+    )
+    prefork: bool | None = Field(
+        default=None,
+        description="vLLM: import it once and fork every engine from that image, which starts in "
+        "seconds and shares memory. Default: on CPU yes, on GPUs no.",
+    )
+    starts_at_once: int = Field(
+        default=4, ge=1, le=256, description="Engines that are being started at the same time."
+    )
+    max_model_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="vLLM: longest prompt plus output; default: the model's own (CPU: 4096).",
+    )
+    max_output_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="vLLM: cap on any request's output. Without one, a request that names none "
+        "may run to the end of the context.",
+    )
+    max_queued_requests: int = Field(
+        default=1_024, ge=1, description="vLLM: requests in an engine before it answers 503."
+    )
+    kv_cache_bytes: int = Field(
+        default=256 << 20,
+        ge=1 << 20,
+        description="vLLM on CPU: memory for KV blocks, touched at start.",
+    )
+    kv_events: bool = Field(
+        default=True, description="Have engines publish what their prefix caches hold."
+    )
+    engine_args: tuple[str, ...] = Field(
+        default=(), description="Appended to the engine's command line; they win over ours."
+    )
+    env: dict[str, str] = Field(
+        default_factory=dict, description="Variables for the engines; they win over ours."
+    )
+    state_dir: Path | None = Field(
+        default=None,
+        description="Where logs go. Default: a temporary folder, removed at the end of a run "
+        "in which nothing crashed.",
+    )
+    log_limit_bytes: int = Field(
+        default=64 << 20,
+        ge=1 << 16,
+        description="An engine's log is cut to its last part when it grows beyond this.",
+    )
+    timeouts: FleetTimeouts = Field(default_factory=FleetTimeouts)
+    restart: RestartSettings = Field(default_factory=RestartSettings)
+    probe: ProbeSettings = Field(default_factory=ProbeSettings)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> FleetSettings:
+        if self.engine is EngineKind.VLLM and self.model is None:
+            raise ValueError("model: needed when engine is vllm (a folder or a hub id)")
+        if self.gpus and len(self.gpus) < self.replicas * self.tp:
+            raise ValueError(
+                f"gpus: {self.replicas} replica(s) of {self.tp} card(s) need "
+                f"{self.replicas * self.tp}, {len(self.gpus)} are given"
+            )
+        if len(set(self.gpus)) != len(self.gpus):
+            raise ValueError("gpus: an index is given twice")
+        if self.engine is EngineKind.VLLM and not self.gpus and self.tp > 1:
+            raise ValueError("tp: more than 1 needs gpus")
+        return self
+
+    @property
+    def name_served(self) -> str:
+        """The name clients use."""
+        if self.served_name is not None:
+            return self.served_name
+        if self.engine is EngineKind.SIMULATED:
+            return self.model or self.simulated.names()[0]
+        assert self.model is not None
+        return self.model.rstrip("/").rsplit("/", 1)[-1]
+
+    @property
+    def preforks(self) -> bool:
+        """Whether engines are forked from one image."""
+        if self.engine is EngineKind.SIMULATED:
+            return False
+        return not self.gpus if self.prefork is None else self.prefork
+
+    @property
+    def own_python(self) -> Path:
+        """The interpreter we run in."""
+        return Path(sys.executable)
