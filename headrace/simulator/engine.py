@@ -166,8 +166,8 @@ class SimEngine:
         assert self._plan is None, "the step before has not ended"
         scheduler = self._scheduler
         plan = scheduler.plan(now_s)
-        if not plan.batch and (self._inbox or scheduler.leaving):
-            self._take_lagging()
+        while not plan.batch and (plan.preempted or self._inbox or scheduler.leaving):
+            self._take_lagging()  # nobody else is left to run, or the last one preempted itself
             plan = scheduler.plan(now_s)
         self._wake_s = plan.wake_s
         if not plan.batch:

@@ -77,7 +77,7 @@ class Scheduler:
             self._advance(sequence)
         if not plan.preempted:
             self._admit_waiting(plan, now_s)
-            while not plan.batch and plan.wake_s is None and self._break_wedge():
+            while not plan.batch and plan.wake_s is None and self._break_wedge(plan, now_s):
                 self._admit_waiting(plan, now_s)
         return plan
 
@@ -120,6 +120,7 @@ class Scheduler:
         sequence.keys = []
         sequence.held = 0
         sequence.computed = 0
+        sequence.ready_s = None
 
     def take_events(self) -> list[BlockEvent]:
         """Return block events since the last call, in order."""
@@ -155,6 +156,8 @@ class Scheduler:
     def _make_room(self, sequence: Sequence, need: int, plan: Plan) -> bool:
         """Take ``need`` blocks for a running sequence; False when it had to go itself."""
         while need > self.pool.free:
+            if len(self.running) == 1 and self._drop_holder():
+                continue
             victim = self._victim()
             self.running.remove(victim)
             if victim in plan.batch:
@@ -207,14 +210,23 @@ class Scheduler:
         if skipped:
             self.waiting.put_back(skipped)
 
-    def _break_wedge(self) -> bool:
-        """Free the blocks of one fetched sequence when none can run; False when none holds any.
+    def _break_wedge(self, plan: Plan, now_s: float) -> bool:
+        """Drop one fetched sequence's blocks when none can run; False when that is no help.
 
         Sequences whose KV has arrived hold blocks while they wait; together they may hold so many
         that none gets the rest of what it needs.
         """
+        if self.running or self.leaving:
+            return False
+        for sequence in self.waiting:
+            if sequence.ready_s is not None and sequence.ready_s > now_s:
+                self._note_wake(plan, sequence.ready_s)
+        return plan.wake_s is None and self._drop_holder()
+
+    def _drop_holder(self) -> bool:
+        """Take the blocks of the last waiting sequence that holds any; False when none does."""
         holders = [sequence for sequence in self.waiting if sequence.held]
-        if self.running or self.leaving or not holders:
+        if not holders:
             return False
         self.release(holders[-1])
         self.counters.preemptions += 1
