@@ -14,34 +14,44 @@ _PRIVATE_BITS: Final = 24  # blocks of one request that nobody else has: 2**24 o
 
 
 def block_keys(request: TraceRequest, number: int, block_size: int) -> list[BlockKey]:
-    """Return the keys of the prompt's full KV blocks.
+    """Return the keys of the prompt's full blocks of ``block_size`` tokens.
 
     A run of ``hash_block_tokens`` tokens is so many blocks; their keys are the run's id times
-    that number, plus 0, 1, 2, ... Blocks without an id are private to request ``number``.
+    that number, plus 0, 1, 2, ... A block of several runs has the id of the last, which stands
+    for all before it too. Blocks without an id are private to request ``number``.
 
     Raises:
-        ConfigError: the run is not a whole number of blocks.
+        ConfigError: neither length is a multiple of the other.
 
     """
-    per_run = _blocks_per_run(request, block_size)
-    full = request.prompt_tokens // block_size
-    ids = request.hash_ids
-    keys: list[BlockKey] = [
-        run * per_run + offset for run in ids[: -(-full // per_run)] for offset in range(per_run)
-    ]
-    del keys[full:]
-    keys.extend(_private(number, index) for index in range(len(keys), full))
-    return keys
+    key = _keys(request, request.hash_ids, number, block_size)
+    return [key(index) for index in range(request.prompt_tokens // block_size)]
 
 
 def output_keys(request: TraceRequest, number: int, block_size: int) -> Callable[[int], BlockKey]:
     """Return the key of block ``i`` of prompt and answer together, for blocks decode fills."""
-    per_run = _blocks_per_run(request, block_size)
     ids = request.hash_ids + request.output_hash_ids if request.output_hash_ids else ()
+    return _keys(request, ids, number, block_size)
+
+
+def _keys(
+    request: TraceRequest, ids: Sequence[int], number: int, block_size: int
+) -> Callable[[int], BlockKey]:
+    run_tokens = request.hash_block_tokens
+    if run_tokens % block_size == 0:
+        per_run, runs = run_tokens // block_size, 1
+    elif block_size % run_tokens == 0:
+        per_run, runs = 1, block_size // run_tokens
+    else:
+        raise ConfigError(
+            f"hash_block_tokens {run_tokens} and blocks of {block_size} tokens: neither is a "
+            "multiple of the other"
+        )
 
     def key(index: int) -> BlockKey:
         run, offset = divmod(index, per_run)
-        return ids[run] * per_run + offset if run < len(ids) else _private(number, index)
+        last = (run + 1) * runs - 1
+        return ids[last] * per_run + offset if last < len(ids) else _private(number, index)
 
     return key
 
@@ -81,16 +91,6 @@ def prefix_share(requests: Sequence[TraceRequest]) -> float:
         seen.update(request.hash_ids)
         seen.update(request.output_hash_ids)
     return hit_tokens / prompt_tokens if prompt_tokens else 0.0
-
-
-def _blocks_per_run(request: TraceRequest, block_size: int) -> int:
-    per_run, rest = divmod(request.hash_block_tokens, block_size)
-    if rest or not per_run:
-        raise ConfigError(
-            f"hash_block_tokens {request.hash_block_tokens} is not a multiple of the engine's "
-            f"block_size {block_size}"
-        )
-    return per_run
 
 
 def _private(number: int, index: int) -> int:
