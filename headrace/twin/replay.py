@@ -14,9 +14,10 @@ from headrace.core.ids import RequestId
 from headrace.core.outcome import Outcome
 from headrace.core.record import ServedRecord, Usage
 from headrace.simulator.trace import TraceRequest
+from headrace.twin.conversations import Conversations
 from headrace.twin.prompts import PromptMaker
 from headrace.twin.report import percentile
-from headrace.twin.sse import Reply, SseClient
+from headrace.twin.sse import TAIL_BYTES, WHOLE_BYTES, Reply, SseClient
 
 START_DELAY_S: Final = 0.1
 """Wall seconds between calling and the first arrival, so that the first body can be made."""
@@ -65,7 +66,7 @@ class Lateness:
 
 @dataclass(frozen=True, slots=True)
 class ReplayResult:
-    """What came of a replay. Records are in engine seconds from the first arrival."""
+    """What came of a replay. Records are in engine seconds."""
 
     records: list[ServedRecord]
     lateness: Lateness
@@ -140,6 +141,7 @@ class _Run:
     tally: Tally
     records: list[ServedRecord] = field(default_factory=list)
     late_s: list[float] = field(default_factory=list)
+    conversations: Conversations = field(default_factory=Conversations)
 
     async def send_all(self, workload: Sequence[TraceRequest], start_s: float) -> None:
         """Send each request at its time; returns once all have ended."""
@@ -149,38 +151,47 @@ class _Run:
         first_s = workload[0].arrival_s
         async with asyncio.TaskGroup() as group:
             for index, request in enumerate(workload):
-                body = request_body(request, prompts.text(request, index), self.settings)
+                text = prompts.text(request, index)
                 due_s = start_s + (request.arrival_s - first_s) / self.settings.time_scale
                 await asyncio.sleep(max(0.0, due_s - loop.time()))
                 await room.acquire()
                 self.late_s.append(max(0.0, loop.time() - due_s))
                 self.tally.sent += 1
-                task = group.create_task(
-                    self._one(request, index, body, request.arrival_s - first_s)
-                )
+                task = group.create_task(self._one(request, index, text))
                 task.add_done_callback(lambda _: room.release())
 
-    async def _one(self, request: TraceRequest, index: int, body: bytes, arrival_s: float) -> None:
+    async def _one(self, request: TraceRequest, index: int, text: bytes) -> None:
         """Send one request and record how it ended, whatever happens."""
         request_id = RequestId(f"replay-{self.settings.seed}-{index}")
-        path = "/v1/chat/completions" if self.settings.chat else "/v1/completions"
         usage = Usage(request.prompt_tokens, 0)
         outcome, ttft_s, e2e_s = Outcome.CLIENT_GONE, 0.0, 0.0
         try:
-            reply = await self.client.post(path, body, request_id)
+            reply = await self._send(request, request_id, text)
             outcome, usage, reason = read_reply(reply, usage)
-            scale = self.settings.time_scale
             if reply.first_s is not None:
-                ttft_s = (reply.first_s - reply.sent_s) * scale
-                e2e_s = (reply.ended_s - reply.sent_s) * scale
+                ttft_s = (reply.first_s - reply.sent_s) * self.settings.time_scale
+                e2e_s = (reply.ended_s - reply.sent_s) * self.settings.time_scale
         except (EngineError, TimeoutError) as error:
             outcome, reason = Outcome.ENGINE_FAILED, str(error) or "timed out"
         finally:
-            self.records.append(ServedRecord(request_id, arrival_s, ttft_s, e2e_s, usage, outcome))
+            self.records.append(
+                ServedRecord(request_id, request.arrival_s, ttft_s, e2e_s, usage, outcome)
+            )
             self.tally.ended += 1
         if outcome is not Outcome.SERVED:
             self.tally.failed += 1
             self.tally.last_failure = reason
+
+    async def _send(self, request: TraceRequest, request_id: RequestId, text: bytes) -> Reply:
+        prompt = self.conversations.prompt(request, text)
+        body = request_body(request, prompt, self.settings)
+        path = "/v1/chat/completions" if self.settings.chat else "/v1/completions"
+        wanted = self.conversations.wanted(request)
+        keep_bytes = WHOLE_BYTES if wanted else TAIL_BYTES
+        reply = await self.client.post(path, body, request_id, keep_bytes=keep_bytes)
+        if wanted:
+            self.conversations.answered(request, prompt, reply.body)
+        return reply
 
     def lateness(self) -> Lateness:
         """Reduce how late each request was sent."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from headrace.core.outcome import Outcome
@@ -155,25 +155,40 @@ def offered_span_s(workload: Sequence[TraceRequest]) -> float:
 def ideal_hit_ratio(workload: Iterable[TraceRequest]) -> float:
     """Return the token-weighted hit ratio of one endless cache shared by all, in arrival order.
 
-    A prompt counts as held from the arrival of its request, and the last token of a prompt is
-    always computed, so no real fleet can do better on prompts. Answers are not counted as held:
-    neither replay nor twin sends a real answer back. Requests without hash ids share nothing.
+    A prompt counts as held from the arrival of its request, and so does an answer whose ids the
+    workload knows; the last token of a prompt is always computed. So no real fleet can do better.
+    Requests without hash ids share nothing.
     """
-    seen: dict[int, int] = {}  # longest part of a run that some prompt had, in tokens
+    seen: dict[int, int] = {}  # longest part of a run that some request had, in tokens
     hit_tokens = prompt_tokens = 0
     for request in workload:
-        held, unbroken = 0, True
-        for index, hash_id in enumerate(request.hash_ids):
-            start = index * request.hash_block_tokens
-            part = min(request.hash_block_tokens, request.prompt_tokens - start)
-            known = min(part, seen.get(hash_id, 0))
-            if unbroken:
-                held += known
-                unbroken = known == part
-            seen[hash_id] = max(part, seen.get(hash_id, 0))
-        hit_tokens += min(held, request.prompt_tokens - 1)
+        hit_tokens += min(_held_tokens(request, seen), request.prompt_tokens - 1)
         prompt_tokens += request.prompt_tokens
+        _remember(request, seen)
     return hit_tokens / prompt_tokens if prompt_tokens else 0.0
+
+
+def _held_tokens(request: TraceRequest, seen: Mapping[int, int]) -> int:
+    """Return how many leading prompt tokens were seen before."""
+    run_tokens = request.hash_block_tokens
+    held = 0
+    for index, hash_id in enumerate(request.hash_ids):
+        part = min(run_tokens, request.prompt_tokens - index * run_tokens)
+        known = min(part, seen.get(hash_id, 0))
+        held += known
+        if known < part:
+            break
+    return held
+
+
+def _remember(request: TraceRequest, seen: dict[int, int]) -> None:
+    run_tokens = request.hash_block_tokens
+    ids, tokens = request.hash_ids, request.prompt_tokens
+    if request.output_hash_ids:
+        ids, tokens = ids + request.output_hash_ids, tokens + request.output_tokens
+    for index, hash_id in enumerate(ids):
+        part = min(run_tokens, tokens - index * run_tokens)
+        seen[hash_id] = max(part, seen.get(hash_id, 0))
 
 
 def figures(report: Report) -> dict[str, float]:

@@ -18,10 +18,10 @@ import httptools
 from headrace.core.errors import ConfigError, EngineUnreachable, StreamBroken
 
 TAIL_BYTES: Final = 8192
-"""How much of a reply's end is kept: the usage event and ``[DONE]`` are under 1 KiB."""
+"""How much of a stream's end is kept: the usage event and ``[DONE]`` are under 1 KiB."""
 
-HEAD_BYTES: Final = 1 << 20
-"""A reply that is no stream (an error, a model list) is kept whole up to this."""
+WHOLE_BYTES: Final = 4 << 20
+"""How much is kept of a reply that is wanted whole, such as an answer to be sent back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +101,15 @@ class SseClient:
 
     async def get(self, path: str) -> Reply:
         """Fetch ``path``; raises as :meth:`post` does."""
-        return await self._send(b"GET", path, b"", b"")
+        return await self._send(b"GET %b HTTP/1.1\r\n", path, "", b"", WHOLE_BYTES)
 
-    async def post(self, path: str, body: bytes, request_id: str) -> Reply:
+    async def post(
+        self, path: str, body: bytes, request_id: str, *, keep_bytes: int = TAIL_BYTES
+    ) -> Reply:
         """Send a JSON body and wait for the end of the reply.
 
-        A kept-alive connection that the server had already closed is replaced, unseen.
+        At least the last ``keep_bytes`` of a stream are kept, at most twice as many. A kept-alive
+        connection that the server had already closed is replaced, unseen.
 
         Raises:
             EngineUnreachable: if no connection could be made or it broke before the reply.
@@ -115,7 +118,7 @@ class SseClient:
 
         """
         extra = f"content-type: application/json\r\nx-request-id: {request_id}\r\n"
-        return await self._send(b"POST", path, extra.encode(), body)
+        return await self._send(b"POST %b HTTP/1.1\r\n", path, extra, body, keep_bytes)
 
     async def close(self) -> None:
         """Close the idle connections."""
@@ -123,12 +126,13 @@ class SseClient:
             self._idle.popleft().abort()
         await asyncio.sleep(0)
 
-    async def _send(self, method: bytes, path: str, extra: bytes, body: bytes) -> Reply:
+    async def _send(
+        self, line: bytes, path: str, extra: str, body: bytes, keep_bytes: int
+    ) -> Reply:
         sent_s = asyncio.get_running_loop().time()
         target = self._target
-        head = b"%b %b%b HTTP/1.1\r\n%b%bcontent-length: %d\r\n\r\n" % (
-            method, target.path.encode(), path.encode(), target.head, extra, len(body)
-        )  # fmt: skip
+        head = line % (target.path + path).encode() + target.head
+        head += f"{extra}content-length: {len(body)}\r\n\r\n".encode("latin-1")
         async with asyncio.timeout(self._request_s):
             while True:
                 connection = self._reusable()
@@ -136,7 +140,7 @@ class SseClient:
                 if connection is None:
                     connection = await self._connect()
                 try:
-                    await connection.exchange(head, body)
+                    await connection.exchange(head, body, keep_bytes)
                 except EngineUnreachable:
                     if reused:
                         continue
@@ -190,11 +194,13 @@ class _Connection(asyncio.Protocol):
         self._ended_s = 0.0
         self._kept: list[bytes] = []
         self._kept_bytes = 0
+        self._keep_bytes = TAIL_BYTES
 
-    async def exchange(self, head: bytes, body: bytes) -> None:
+    async def exchange(self, head: bytes, body: bytes, keep_bytes: int) -> None:
         """Send one request and return once its reply has ended."""
         assert self._transport is not None
         self._begin()
+        self._keep_bytes = keep_bytes
         self.reusable = False
         self._done = self._loop.create_future()
         self._transport.writelines((head, body))
@@ -242,10 +248,11 @@ class _Connection(asyncio.Protocol):
             self._first_s = self._loop.time()
         self._kept.append(data)
         self._kept_bytes += len(data)
-        if self._kept_bytes > 2 * TAIL_BYTES and self._stream:
-            tail = b"".join(self._kept)[-TAIL_BYTES:]
-            self._kept, self._kept_bytes = [tail], len(tail)
-        elif self._kept_bytes > HEAD_BYTES:
+        if self._stream:
+            if self._kept_bytes > 2 * self._keep_bytes:
+                tail = b"".join(self._kept)[-self._keep_bytes :]
+                self._kept, self._kept_bytes = [tail], len(tail)
+        elif self._kept_bytes > WHOLE_BYTES:
             self._fail("the reply is no stream and too long")
             self.abort()
 

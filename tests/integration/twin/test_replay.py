@@ -48,7 +48,7 @@ async def test_every_request_is_sent_as_the_trace_says_and_measured(
     assert all(0 < r.ttft_s <= r.e2e_s for r in result.records)
     assert (tally.sent, tally.ended, tally.failed) == (20, 20, 0)
     assert sorted(r.arrival_s for r in result.records) == pytest.approx(
-        [n * 0.1 for n in range(20)]
+        [3.0 + n * 0.1 for n in range(20)]
     )
     body = fake.bodies[0]
     assert (body["model"], body["max_tokens"], body["stream"]) == ("fake", 5, True)
@@ -175,6 +175,20 @@ async def test_an_endpoint_that_is_not_there_is_a_failure() -> None:
 
 async def test_the_first_model_listed_is_found(client: SseClient) -> None:
     assert await served_model(client) == "fake"
+
+
+async def test_a_later_turn_sends_the_real_answer_back(fake: FakeOpenAi, client: SseClient) -> None:
+    turns = [
+        TraceRequest(0.0, 40, 10, (1, 2, 3), 16, (4,), "talk"),
+        TraceRequest(5.0, 60, 10, (1, 2, 3, 4), 16, (5,), "talk"),
+        TraceRequest(5.0, 60, 10, (1, 2, 3, 4), 16, (5,), "other"),
+    ]
+    await replay(turns, client, SETTINGS)
+    first, later, other = (str(body["prompt"]) for body in fake.bodies)
+    assert later[:200] == first + "abcd" * 10
+    assert other[:160] == first
+    assert other[160:200] != later[160:200]
+    assert other[200:] == later[200:]
 
 
 async def test_chat_sends_messages(fake: FakeOpenAi, client: SseClient) -> None:

@@ -96,6 +96,14 @@ def test_of_a_run_begun_by_an_earlier_prompt_only_that_part_is_held() -> None:
     assert ideal_hit_ratio(workload) == pytest.approx(600 / 2600)
 
 
+def test_an_answer_that_is_sent_back_counts_as_held() -> None:
+    first = TraceRequest(0.0, 600, 400, (1, 2), 512, ())
+    later = asked(1, 1200, 1, 2, 3)
+    assert ideal_hit_ratio([first, later]) == pytest.approx(600 / 1800)
+    known = TraceRequest(0.0, 600, 400, (1,), 512, (2,))
+    assert ideal_hit_ratio([known, later]) == pytest.approx(1000 / 1800)
+
+
 def test_a_block_after_a_miss_does_not_count() -> None:
     workload = [asked(0, 1536, 1, 2, 3), asked(1, 1536, 1, 9, 3)]
     assert ideal_hit_ratio(workload) == pytest.approx(512 / 3072)
