@@ -53,10 +53,10 @@ SGLANG: Final = Names(
     prefix_hits="sglang:cached_tokens_total",
     prompt_tokens="sglang:prompt_tokens_total",
     output_tokens="sglang:generation_tokens_total",
-    preemptions="sglang:num_retractions_total",
+    preemptions="sglang:num_retracted_requests_total",
     finished="",
 )
-"""Source: docs.sglang.ai, "Production Metrics"; python/sglang/srt/metrics/collector.py."""
+"""Source: docs.sglang.io, "Production Metrics" (its sample page is in tests/golden/runtime/)."""
 
 CACHE_CONFIG: Final = "vllm:cache_config_info"
 LORA_INFO: Final = "vllm:lora_requests_info"
