@@ -55,13 +55,14 @@ def unsupported_media() -> ApiError:
     return ApiError(400, text, "Bad Request")
 
 
-def not_decoded(error: Exception) -> ApiError:
-    """Return the refusal for what the decoder of a body raised."""
+def not_decoded(error: Exception, length: int = 0) -> ApiError:
+    """Return the refusal for what the decoder raised on a body of ``length`` bytes."""
     if isinstance(error, RecursionError):
         return invalid("json_invalid", "", "JSON is nested too deeply")
     text = str(error)
     if not isinstance(error, msgspec.ValidationError):
-        return invalid("json_invalid", _between(text, "(byte ", ")"), "JSON decode error")
+        where = _between(text, "(byte ", ")") or str(length)
+        return invalid("json_invalid", where, "JSON decode error")
     path = _between(text, "at `$.", "`") or _between(text, "at `$", "`")
     if text.startswith("Object missing required field `"):
         name = _between(text, "field `", "`")

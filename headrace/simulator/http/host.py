@@ -78,6 +78,7 @@ class Host:
         self._work = asyncio.Event()
         self._due_s = self._origin_s
         self._facts = EngineFacts()
+        self._computed_tokens = 0
 
     @property
     def queued(self) -> int:
@@ -189,6 +190,9 @@ class Host:
             self._feed.collect(self.engine.drain_events(), self._live)
             self._feed.publish(self.faults, self.rng)
         now_s = self._clock.now_s()
+        computed_tokens = self.engine.counters.computed_tokens
+        self.stats.step_tokens.observe(computed_tokens - self._computed_tokens)
+        self._computed_tokens = computed_tokens
         self.stats.output_tokens += len(result.emitted)
         for request_id in result.first:
             generation = self._live.get(request_id)

@@ -14,6 +14,9 @@ from headrace.simulator.http.errors import invalid, not_decoded
 
 T = TypeVar("T")
 
+ABSENT: Final = msgspec.Raw(b"null")
+"""JSON that was not sent, or sent as null; msgspec has no optional raw field."""
+
 
 class StreamOptions(msgspec.Struct, frozen=True):
     """What a stream carries besides text."""
@@ -46,7 +49,7 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
 class CompletionRequest(Sampling, frozen=True, kw_only=True):
     """``POST /v1/completions``; ``prompt`` is text, a list of texts, or (lists of) token ids."""
 
-    prompt: msgspec.Raw | None = None
+    prompt: msgspec.Raw = ABSENT
     echo: bool | None = False
     logprobs: int | None = None
 
@@ -63,7 +66,7 @@ class Message(msgspec.Struct, frozen=True):
 
     role: str
     content: str | list[ContentPart] | None = None
-    tool_calls: msgspec.Raw | None = None
+    tool_calls: msgspec.Raw = ABSENT
 
 
 class Function(msgspec.Struct, frozen=True):
@@ -144,7 +147,12 @@ def read(kind: type[T], body: bytes) -> T:
     try:
         return msgspec.json.decode(body, type=kind, strict=False)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        raise not_decoded(error) from None
+        raise not_decoded(error, len(body)) from None
+
+
+def is_absent(raw: msgspec.Raw) -> bool:
+    """Return whether a raw field was left out or null."""
+    return bytes(raw) == bytes(ABSENT)
 
 
 _PROMPT_FORMS: Final = (str, list[int], list[str], list[list[int]])
