@@ -252,6 +252,8 @@ class SimEngine:
             return False
         if shape.tokens != len(plan.batch) or shape.sampled != len(plan.batch):
             return False
+        if any(s.total == s.request.prompt_tokens for s in plan.batch):
+            return False  # a first token is news that must not wait for the end of a stretch
         return not (self._scheduler.waiting and (self._scheduler.leaving or plan.admitted))
 
     def _stretch_steps(self, plan: Plan, max_steps: int) -> int:

@@ -70,11 +70,13 @@ def hardware_named(name: str) -> Hardware:
         ConfigError: no such card; the message lists those there are.
 
     """
-    plain = re.sub(r"[^A-Z0-9]", "", name.upper())
-    found = [card for card in HARDWARE if re.search(rf"{card.upper()}(?![0-9])", plain)]
-    if not found:
-        raise ConfigError(f"unknown hardware {name!r}; known: {', '.join(sorted(HARDWARE))}")
-    return HARDWARE[max(found, key=len)]
+    words = re.findall(r"[A-Z0-9]+", name.upper())
+    for first in range(len(words)):
+        for last in range(first + 1, len(words) + 1):
+            card = HARDWARE.get("".join(words[first:last]))
+            if card is not None:
+                return card
+    raise ConfigError(f"unknown hardware {name!r}; known: {', '.join(sorted(HARDWARE))}")
 
 
 def model_named(name: str) -> ModelShape:

@@ -58,9 +58,9 @@ WORKLOADS: Final[Mapping[str, Shape]] = MappingProxyType(
         # Tool loops: long shared instructions, many quick turns, ~90 % of a prompt seen before.
         "agents": Shape(4, 4096, 16.0, 1200, 450, 120, 0.6, 3.0),
         # Completion in an editor: long unshared prompts, short answers, in bursts.
-        "code": Shape(64, 1024, 1.5, 3000, 400, 24, 0.8, 5.0, burst_ratio=6.0, burst_s=8.0),
+        "code": Shape(64, 1024, 1.5, 3000, 400, 24, 0.8, 5.0, burst_ratio=6.0, burst_s=6.0),
         # Short chat that comes in waves.
-        "bursts": Shape(8, 512, 1.0, 400, 1, 200, 0.6, 1.0, burst_ratio=8.0, burst_s=15.0),
+        "bursts": Shape(8, 512, 1.0, 400, 1, 200, 0.6, 1.0, burst_ratio=8.0, burst_s=6.0),
     }
 )
 
@@ -129,9 +129,12 @@ def _starts(
 
 
 def _gap(shape: Shape, rng: random.Random, in_burst: bool) -> float:
-    """Length of a burst, or of the quiet between two."""
+    """Length of a burst, or of the quiet between two.
+
+    Within half of its mean, so that a short workload has about the rate that was asked for.
+    """
     mean_s = shape.burst_s if in_burst else shape.burst_s * (2 * shape.burst_ratio - 1)
-    return rng.expovariate(1.0 / mean_s)
+    return mean_s * rng.uniform(0.5, 1.5)
 
 
 def _session(

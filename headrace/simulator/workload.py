@@ -24,8 +24,15 @@ def block_keys(request: TraceRequest, number: int, block_size: int) -> list[Bloc
         ConfigError: neither length is a multiple of the other.
 
     """
+    full = request.prompt_tokens // block_size
+    keys: list[BlockKey] = []
+    per_run, rest = divmod(request.hash_block_tokens, block_size)
+    if per_run and not rest:  # the usual case, and prompts are long: no call per block
+        keys = [run * per_run + offset for run in request.hash_ids for offset in range(per_run)]
+        del keys[full:]
     key = _keys(request, request.hash_ids, number, block_size)
-    return [key(index) for index in range(request.prompt_tokens // block_size)]
+    keys.extend(key(index) for index in range(len(keys), full))
+    return keys
 
 
 def output_keys(request: TraceRequest, number: int, block_size: int) -> Callable[[int], BlockKey]:
@@ -62,7 +69,7 @@ def engine_request(
     """Return the request as a simulated engine takes it; ``number`` is unique in the run.
 
     Raises:
-        ConfigError: its hash runs are not a whole number of blocks.
+        ConfigError: as ``block_keys``.
 
     """
     return EngineRequest(

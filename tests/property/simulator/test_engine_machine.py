@@ -22,6 +22,27 @@ from headrace.simulator.spec import EngineSpec
 BLOCK = 4
 
 
+def specs() -> st.SearchStrategy[EngineSpec]:
+    """Engines so small that everything they own runs out."""
+    return st.builds(
+        EngineSpec,
+        st.just(HARDWARE["L4"]),
+        st.just(MODELS["Llama-3.1-8B"]),
+        block_size=st.just(BLOCK),
+        num_blocks=st.integers(6, 24),
+        max_num_seqs=st.integers(1, 5),
+        max_num_batched_tokens=st.integers(3, 24),
+        async_scheduling=st.booleans(),
+        enable_prefix_caching=st.booleans(),
+        reserve_full_prompt=st.booleans(),
+        scheduling=st.sampled_from(["fcfs", "priority"]),
+        max_loras=st.integers(0, 2),
+        role=st.just(Role.DECODE),
+        kv_transfer_bytes_per_s=st.just(1e8),
+        record_events=st.just(True),
+    )
+
+
 class EngineMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
@@ -33,44 +54,10 @@ class EngineMachine(RuleBasedStateMachine):
         self.first: set[str] = set()
         self.cached: set[BlockKey] = set()
 
-    @initialize(
-        blocks=st.integers(6, 24),
-        seqs=st.integers(1, 5),
-        budget=st.integers(3, 24),
-        ahead=st.booleans(),
-        caching=st.booleans(),
-        whole=st.booleans(),
-        policy=st.sampled_from(["fcfs", "priority"]),
-        loras=st.integers(0, 2),
-    )
-    def build(
-        self,
-        blocks: int,
-        seqs: int,
-        budget: int,
-        ahead: bool,
-        caching: bool,
-        whole: bool,
-        policy: str,
-        loras: int,
-    ) -> None:
-        self.spec = EngineSpec(
-            HARDWARE["L4"],
-            MODELS["Llama-3.1-8B"],
-            block_size=BLOCK,
-            num_blocks=blocks,
-            max_num_seqs=seqs,
-            max_num_batched_tokens=budget,
-            async_scheduling=ahead,
-            enable_prefix_caching=caching,
-            reserve_full_prompt=whole,
-            scheduling="priority" if policy == "priority" else "fcfs",
-            max_loras=loras,
-            role=Role.DECODE,
-            kv_transfer_bytes_per_s=1e8,
-            record_events=True,
-        )
-        self.engine = SimEngine(self.spec)
+    @initialize(spec=specs())
+    def build(self, spec: EngineSpec) -> None:
+        self.spec = spec
+        self.engine = SimEngine(spec)
 
     @rule(
         prompt=st.integers(1, 40),
