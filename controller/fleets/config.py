@@ -93,7 +93,13 @@ class FleetSettings(BaseModel):
         description="The name clients use; default: the model's last path part.",
     )
     replicas: int = Field(default=4, ge=1, le=256, description="Engines to run.")
-    tp: int = Field(default=1, ge=1, le=64, description="vLLM: cards per engine, of gpus.")
+    tp: int | None = Field(
+        default=None,
+        ge=1,
+        le=64,
+        description="Cards per engine (tensor parallel). vLLM: of gpus, default 1. Simulated: wins "
+        "over simulated.tp.",
+    )
     time_scale: float = Field(
         default=1.0, gt=0, le=1_000, description="Simulated: engine seconds per wall second."
     )
@@ -165,14 +171,14 @@ class FleetSettings(BaseModel):
     def _fits_together(self) -> FleetSettings:
         if self.engine is EngineKind.VLLM and self.model is None:
             raise ValueError("model: needed when engine is vllm (a folder or a hub id)")
-        if self.gpus and len(self.gpus) < self.replicas * self.tp:
+        if self.gpus and len(self.gpus) < self.replicas * self.cards:
             raise ValueError(
-                f"gpus: {self.replicas} replica(s) of {self.tp} card(s) need "
-                f"{self.replicas * self.tp}, {len(self.gpus)} are given"
+                f"gpus: {self.replicas} replica(s) of {self.cards} card(s) need "
+                f"{self.replicas * self.cards}, {len(self.gpus)} are given"
             )
         if len(set(self.gpus)) != len(self.gpus):
             raise ValueError("gpus: an index is given twice")
-        if self.engine is EngineKind.VLLM and not self.gpus and self.tp > 1:
+        if self.engine is EngineKind.VLLM and not self.gpus and self.cards > 1:
             raise ValueError("tp: more than 1 needs gpus")
         return self
 
@@ -185,6 +191,11 @@ class FleetSettings(BaseModel):
             return self.model or self.simulated.names()[0]
         assert self.model is not None
         return self.model.rstrip("/").rsplit("/", 1)[-1]
+
+    @property
+    def cards(self) -> int:
+        """Cards of each vLLM engine, where it has any."""
+        return self.tp or 1
 
     @property
     def preforks(self) -> bool:

@@ -61,7 +61,8 @@ def free_ports(count: int) -> tuple[int, ...]:
 
 
 def _simulated(settings: FleetSettings, state_dir: Path, events_dir: Path | None) -> FleetPlan:
-    engine = settings.simulated.model_copy(update={"served_names": (settings.name_served,)})
+    own = {"served_names": (settings.name_served,), "tp": settings.tp or settings.simulated.tp}
+    engine = settings.simulated.model_copy(update=own)
     options = simulated.SimulatedOptions(
         python=settings.own_python,
         package_root=PACKAGE_ROOT,
@@ -107,7 +108,7 @@ def _vllm(settings: FleetSettings, events_dir: Path | None) -> FleetPlan:
 
 
 def _one_vllm(settings: FleetSettings, options: vllm.VllmOptions, index: int) -> Recipe:
-    gpus = settings.gpus[index * settings.tp : (index + 1) * settings.tp]
+    gpus = settings.gpus[index * settings.cards : (index + 1) * settings.cards]
     own = replace(options, gpus=gpus)
 
     def recipe(life: str) -> Launch:

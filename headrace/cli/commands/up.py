@@ -59,8 +59,8 @@ def up(  # noqa: PLR0913 -- a command's options are its parameters
             "gateway.port": port,
             "router.policy": policy,
             "fleet.time_scale": time_scale,
-            "fleet.hardware": hardware,
-            "fleet.sim_model": sim_model,
+            "fleet.simulated.hardware": hardware,
+            "fleet.simulated.model": sim_model,
             "fleet.tp": tp,
             "log.level": log_level,
         }
