@@ -152,8 +152,12 @@ class KvEventSettings(BaseModel):
     endpoint: str = Field(
         default="tcp://127.0.0.1:0",
         description="PUB socket. Port 0: the system chooses (see GET /kv_event_sources); a higher "
-        "port is that of engine 0, the others follow. Wildcards and ipc are bound, others are "
-        "connected to, as in vLLM.",
+        "port is that of engine 0, the others follow.",
+    )
+    bind: bool | None = Field(
+        default=None,
+        description="Bind the PUB socket or connect it; null: as vLLM does, bind ipc, wildcards "
+        "and port 0, connect to other addresses.",
     )
     replay_endpoint: str | None = Field(
         default="tcp://127.0.0.1:0", description="ROUTER socket, always bound; null for none."

@@ -21,8 +21,9 @@ class PublisherSettings:
     """Where and how to publish.
 
     Attributes:
-        endpoint: ``ipc://`` and wildcard addresses (``tcp://*:5557``) are bound, as is port 0;
-            other addresses are connected to, as vLLM does.
+        endpoint: The PUB socket's address.
+        bind: Whether to bind it; None decides as vLLM does: ``ipc://`` and wildcard addresses
+            (``tcp://*:5557``) are bound, as is port 0, other addresses are connected to.
         replay_endpoint: Always bound; None for no replay.
         topic: First frame of every message.
         buffer_steps: Batches kept for replay.
@@ -35,6 +36,15 @@ class PublisherSettings:
     topic: str = ""
     buffer_steps: int = 10_000
     hwm: int = 100_000
+    bind: bool | None = None
+
+    @property
+    def binds(self) -> bool:
+        """Whether the PUB socket is bound."""
+        if self.bind is not None:
+            return self.bind
+        wild = "*" in self.endpoint or "::" in self.endpoint or self.endpoint.endswith(":0")
+        return wild or self.endpoint.startswith(("ipc://", "inproc://"))
 
 
 class EventPublisher:
@@ -68,7 +78,7 @@ class EventPublisher:
         self._pub.setsockopt(zmq.LINGER, 0)
         self._pub.setsockopt(zmq.SNDHWM, self.settings.hwm)
         try:
-            if _binds(self.settings.endpoint):
+            if self.settings.binds:
                 self._pub.bind(self.settings.endpoint)
                 self.endpoint = self._pub.getsockopt_string(zmq.LAST_ENDPOINT)
             else:
@@ -136,9 +146,3 @@ class EventPublisher:
         if self._context is not None:
             self._context.destroy(linger=0)
         self._pub = self._replay = self._context = None
-
-
-def _binds(endpoint: str) -> bool:
-    """Whether vLLM would bind this address; port 0 can only be bound."""
-    wild = "*" in endpoint or "::" in endpoint or endpoint.endswith(":0")
-    return wild or endpoint.startswith(("ipc://", "inproc://"))

@@ -142,6 +142,7 @@ class Engine:
             self._addresses,
             endpoint=publisher.endpoint,
             replay_endpoint=publisher.replay_endpoint,
+            bind=self._addresses.binds,
         )
         return publisher
 
@@ -279,6 +280,7 @@ def _publisher_settings(settings: SimulatorSettings, index: int) -> PublisherSet
         topic=events.topic.replace("{engine}", str(index)),
         buffer_steps=events.buffer_steps,
         hwm=events.hwm,
+        bind=events.bind,
     )
 
 

@@ -77,7 +77,7 @@ def tool_call(request: ChatRequest, *, auto_allowed: bool) -> ToolCall | None:
     """
     choice = request.tool_choice
     tools = request.tools or []
-    if choice is None or choice in {"none", "auto"}:
+    if choice is None or (isinstance(choice, str) and choice in {"none", "auto"}):
         if tools and choice != "none" and not auto_allowed:
             raise bad(
                 '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to '
