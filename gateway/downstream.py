@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping
 from typing import Any, Final, cast
@@ -80,6 +81,25 @@ class Downstream:
             self._sending.cancel()
             self._sending = None
         self._queue.clear()
+
+    async def flushed(self, limit_s: float) -> None:
+        """Wait until all that was written has been taken, or the client has gone.
+
+        Raises:
+            TimeoutError: if the client does not take it within ``limit_s``.
+
+        """
+        if self._sending is None or self.gone:
+            return
+        waiter = asyncio.get_running_loop().create_future()
+
+        def wake() -> None:
+            if not waiter.done():
+                waiter.set_result(None)
+
+        self.on_gone = self.on_ready = wake
+        async with asyncio.timeout(limit_s):
+            await waiter
 
     def start(self, status: int, headers: Headers) -> None:
         """Send the head of the reply."""

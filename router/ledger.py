@@ -21,6 +21,7 @@ class _Entry:
     miss_tokens: float
     resident_tokens: float
     dispatched_s: float
+    silent: bool = False
     decoding: bool = False
 
 
@@ -42,6 +43,7 @@ class EndpointLoad:
 
     def queued_ms(self, now_s: float) -> float:
         """Return the expected milliseconds until all that we queued here has been computed."""
+        self._presume_silent(now_s)
         if not self._queued:
             return 0.0
         oldest = next(iter(self._queued.values()))
@@ -60,14 +62,28 @@ class EndpointLoad:
 
     def first_token(self, request_id: RequestId, entry: _Entry, now_s: float) -> None:
         """Move a request from queued to decoding, and learn from the time it took."""
-        if self._queued.pop(request_id, None) is None:
+        if request_id not in self._queued:
             return
+        since_s = max(self._progress_s, entry.dispatched_s)
+        self.speed.observe(entry.miss_tokens, max(0.0, now_s - since_s) * 1_000.0)
+        self._computed(request_id, entry, now_s)
+
+    def _presume_silent(self, now_s: float) -> None:
+        """Take a request that will not show its first token for computed when its time is up."""
+        while self._queued:
+            request_id, oldest = next(iter(self._queued.items()))
+            since_s = max(self._progress_s, oldest.dispatched_s)
+            due_s = since_s + self.speed.ms(oldest.miss_tokens) / 1_000.0
+            if not oldest.silent or now_s < due_s:
+                return
+            self._computed(request_id, oldest, due_s)
+
+    def _computed(self, request_id: RequestId, entry: _Entry, at_s: float) -> None:
+        del self._queued[request_id]
         entry.decoding = True
         self.decoding += 1
         self._queued_tokens -= entry.miss_tokens
-        since_s = max(self._progress_s, entry.dispatched_s)
-        self.speed.observe(entry.miss_tokens, max(0.0, now_s - since_s) * 1_000.0)
-        self._progress_s = now_s
+        self._progress_s = at_s
 
     def ended(self, request_id: RequestId, entry: _Entry, now_s: float) -> None:
         """Take a request out, whether it had its first token or not."""
@@ -120,6 +136,7 @@ class Ledger:
             miss_tokens=max(0.0, request.prompt_tokens - cached_tokens),
             resident_tokens=request.prompt_tokens + min(output, PRESUMED_OUTPUT_TOKENS),
             dispatched_s=now_s,
+            silent=not request.first_token_seen,
         )
         self._entries[request.request_id] = entry
         self._loads[endpoint_id].sent(request.request_id, entry)

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import typer
 import uvloop
-from gateway.process import run_gateway
 
 from controller.fleets.local import LocalFleet
+from gateway.process import Lines, run_gateway
 from headrace.cli.config import LogSettings, UpSettings
 from headrace.core.endpoint import EndpointView, Health
 from headrace.runtime.discovery import EndpointSource
+from headrace.service.lines import ConsoleLines, JsonLines
 from headrace.service.log import configure_logging, get_logger
 from headrace.service.settings import describe, load_settings
 from router.router import Router
@@ -33,22 +34,25 @@ def run(config: Path | None, flags: Mapping[str, object]) -> bool:
 
     """
     settings = load_settings(UpSettings, config, flags)
-    _configure_logging(settings.log)
+    lines = _configure_logging(settings.log)
     get_logger("up").info("settings", effective=describe(settings))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_Up(settings).run())
+        return runner.run(_Up(settings, lines).run())
 
 
-def _configure_logging(log: LogSettings) -> None:
+def _configure_logging(log: LogSettings) -> Lines:
+    """Set the log up and return the writer of request lines that matches its form."""
     as_json = log.form == "json" or (log.form == "auto" and not sys.stderr.isatty())
     configure_logging(json=as_json, level=log.level)
+    return JsonLines(sys.stderr.buffer) if as_json else ConsoleLines(get_logger("gateway"))
 
 
 class _Up:
     """One gateway and one fleet, and the order in which they start and stop."""
 
-    def __init__(self, settings: UpSettings) -> None:
+    def __init__(self, settings: UpSettings, lines: Lines) -> None:
         self._settings = settings
+        self._lines = lines
         self._router = Router(settings.router.policy, settings.router.seed)
         self._fleet = LocalFleet(settings.fleet, inflight=self._router.inflight)
         self._stop = asyncio.Event()
@@ -96,6 +100,7 @@ class _Up:
             self._fleet.source,
             ready=url.set_result,
             stop=self._stop,
+            lines=self._lines,
         )
 
     async def _keep_fleet(self, url: asyncio.Future[str]) -> None:

@@ -20,6 +20,8 @@ class RouteRequest:
         max_output_tokens: The client's cap on output, or None.
         session: Opaque session key from the client, or None.
         priority: Higher is served first.
+        first_token_seen: Whether its first token will be reported; a reply that is not streamed
+            shows nothing before its end.
 
     """
 
@@ -31,3 +33,4 @@ class RouteRequest:
     max_output_tokens: int | None = None
     session: str | None = None
     priority: int = 0
+    first_token_seen: bool = True

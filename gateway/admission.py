@@ -1,0 +1,97 @@
+"""Who may come in, and how much of it at once. No I/O; the state is two counters."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from gateway.config import LimitSettings
+from gateway.keys import Keys
+from headrace.core.errors import BodyTooLarge, InvalidRequest, Overloaded, UnsupportedMedia
+from headrace.core.ids import TenantId
+
+_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+
+JSON: Final = b"application/json"
+
+
+class Admission:
+    """Admits requests up to the limits. One owner; every ``enter`` needs its ``leave``.
+
+    Attributes:
+        inflight: Requests admitted that have not left.
+        held_bytes: Bytes of their bodies.
+
+    """
+
+    def __init__(self, limits: LimitSettings, keys: Keys) -> None:
+        self._limits = limits
+        self._keys = keys
+        self.inflight = 0
+        self.held_bytes = 0
+
+    def enter(self, headers: Mapping[bytes, bytes]) -> TenantId:
+        """Admit a request by its headers, before any of its body is read.
+
+        Raises:
+            Unauthenticated: without a key that we know.
+            UnsupportedMedia: if the body is not declared as JSON.
+            InvalidRequest: if its declared length makes no sense.
+            BodyTooLarge: if its declared length is over the limit.
+            Overloaded: if there is no room now.
+
+        """
+        tenant = self._keys.tenant(headers.get(b"authorization"))
+        media = headers.get(b"content-type", b"")
+        if media != JSON and media.partition(b";")[0].strip().lower() != JSON:
+            raise UnsupportedMedia("expected Content-Type: application/json")
+        length = headers.get(b"content-length")
+        if length is not None:
+            if not length.isdigit():
+                raise InvalidRequest("Content-Length is not a number")
+            if len(length) > 18 or int(length) > self._limits.body_bytes:
+                raise self.too_large()
+        if self.inflight >= self._limits.concurrent_requests:
+            raise self._overloaded("the gateway serves as many requests as it may")
+        self.inflight += 1
+        return tenant
+
+    def hold(self, more_bytes: int, so_far_bytes: int) -> None:
+        """Make room for ``more_bytes`` of a body of which ``so_far_bytes`` are held.
+
+        Raises:
+            BodyTooLarge: if this body is over the limit with them.
+            Overloaded: if all bodies together are.
+
+        """
+        if so_far_bytes + more_bytes > self._limits.body_bytes:
+            raise self.too_large()
+        if self.held_bytes + more_bytes > self._limits.total_body_bytes:
+            raise self._overloaded("the gateway holds as many request bodies as it may")
+        self.held_bytes += more_bytes
+
+    def let_go(self, held_bytes: int) -> None:
+        """Give back the bytes held for a body."""
+        self.held_bytes -= held_bytes
+        assert self.held_bytes >= 0
+
+    def leave(self, held_bytes: int) -> None:
+        """Give back a request's place and the bytes held for it."""
+        self.inflight -= 1
+        assert self.inflight >= 0
+        self.let_go(held_bytes)
+
+    def too_large(self) -> BodyTooLarge:
+        """Return the error for a body over the limit."""
+        return BodyTooLarge(f"the body is longer than {self._limits.body_bytes} bytes")
+
+    def _overloaded(self, message: str) -> Overloaded:
+        return Overloaded(message, retry_after_s=self._limits.retry_after_s)
+
+
+def client_request_id(header: bytes | None) -> str | None:
+    """Return the client's own request id if it is one we can pass on and log, else None."""
+    if header is None or _REQUEST_ID.fullmatch(header) is None:
+        return None
+    return header.decode("ascii")

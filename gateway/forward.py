@@ -1,0 +1,227 @@
+"""One attempt at one request: the reply of an engine, metered and handed to the client.
+
+Everything here is called from where the event loop delivers bytes; nothing waits. Uses asyncio for
+the one future that says the attempt is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from gateway.connection import Connection
+from gateway.errors import PROBLEMS, error_event
+from gateway.sse import StreamMeter, Verdict
+from headrace.core.clock import Clock
+from headrace.core.errors import EngineError, EngineRefused, HeadraceError, StreamBroken
+
+STREAM_TYPE: Final = b"text/event-stream"
+
+STREAM_HEADERS: Final = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+)
+"""Heads of streams: proxies in front of us are asked to pass pieces on as they come."""
+
+BROKEN_EVENT: Final = error_event(
+    "the engine failed in the middle of the reply; it is incomplete", PROBLEMS[StreamBroken]
+)
+
+
+class Sink(Protocol):
+    """The client's side of an exchange: the front that took the request provides it."""
+
+    on_gone: Callable[[], None]
+    on_ready: Callable[[], None]
+
+    @property
+    def begun(self) -> bool:
+        """Whether a head has been sent."""
+        ...
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the client takes no more for now."""
+        ...
+
+    @property
+    def gone(self) -> bool:
+        """Whether the client went away before the reply was complete."""
+        ...
+
+    def start(self, status: int, headers: tuple[tuple[bytes, bytes], ...]) -> None:
+        """Send the head of the reply."""
+        ...
+
+    def write(self, data: bytes) -> None:
+        """Send a piece of the body."""
+        ...
+
+    def end(self, data: bytes = b"") -> None:
+        """Send the last piece of the body."""
+        ...
+
+
+class ClientGone(Exception):
+    """The client left, or does not read, before its reply was complete."""
+
+
+class Exchange:
+    """Takes one reply from a connection.
+
+    A stream (200, ``text/event-stream``) goes to the client as it comes, from its first event on.
+    Anything else is collected, and it is for the caller to judge and send.
+
+    Attributes:
+        over: Resolved when the attempt is over, however it ended; then the rest may be read.
+        status: The engine's status; 0 before its head.
+        content_type: The engine's, as it came.
+        body: What was collected of a reply that is no stream.
+        error: Why the attempt failed, or None.
+        refused: Whether the engine blamed the request in the middle of a stream.
+        first_s: When the first event was handed to the client, or None.
+        meter: What the stream said of itself.
+
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        clock: Clock,
+        *,
+        meter: StreamMeter,
+        headers: tuple[tuple[bytes, bytes], ...],
+        on_first: Callable[[float], None],
+    ) -> None:
+        self._sink = sink
+        self._now_s = clock.now_s
+        self._headers = headers
+        self._on_first = on_first
+        self._connection: Connection | None = None
+        self._streaming = False
+        self._idle_s = 0.0
+        self._stall_s = 0.0
+        self._reply_bytes = 0
+        self.meter = meter
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.status = 0
+        self.content_type = b""
+        self.body = bytearray()
+        self.error: HeadraceError | ClientGone | None = None
+        self.refused = False
+        self.first_s: float | None = None
+
+    def begin(
+        self, connection: Connection, *, idle_s: float, stall_s: float, reply_bytes: int
+    ) -> None:
+        """Take ``connection`` as the one the reply will come by, before the request is sent.
+
+        Args:
+            connection: Which.
+            idle_s: Longest gap between two pieces of a stream.
+            stall_s: How long the client may leave a stream unread.
+            reply_bytes: Longest reply that is no stream.
+
+        """
+        self._connection = connection
+        self._idle_s = idle_s
+        self._stall_s = stall_s
+        self._reply_bytes = reply_bytes
+        self._sink.on_gone = self.abandon
+        self._sink.on_ready = connection.resume
+
+    def abandon(self) -> None:
+        """The client has gone: close the connection, so that the engine stops at once."""
+        self._finish(ClientGone())
+
+    def on_head(self, status: int, headers: dict[bytes, bytes]) -> None:
+        """Take the head of the reply."""
+        self.status = status
+        self.content_type = headers.get(b"content-type", b"")
+        self._streaming = status == 200 and self.content_type.startswith(STREAM_TYPE)
+
+    def on_body(self, data: bytes) -> None:
+        """Take a piece of the reply."""
+        if self.over.done():
+            return
+        if not self._streaming:
+            self._collect(data)
+            return
+        out = self.meter.feed(data)
+        if self.first_s is None:
+            if b"data:" not in out:
+                if self.meter.verdict is not Verdict.OPEN:
+                    self._close_stream(b"")
+                return  # nothing yet that a retry could repeat
+            self._open_stream()
+        if self.meter.verdict is not Verdict.OPEN:
+            self._close_stream(out)
+        elif out:
+            self._sink.write(out)
+            if self._sink.blocked and self._connection is not None:
+                self._connection.pause(self._now_s())
+
+    def on_end(self) -> None:
+        """Take note that the reply is complete."""
+        if not self._streaming:
+            self._finish(None)
+        elif not self.over.done():
+            rest = self.meter.ended()
+            if rest and self.first_s is None:
+                self._open_stream()
+            self._close_stream(rest)
+
+    def on_broken(self, error: EngineError) -> None:
+        """Take note that the engine failed."""
+        if self.over.done():
+            return
+        if self._sink.begun:
+            self._sink.end(BROKEN_EVENT)
+            error = StreamBroken(error.message)
+        self._finish(error)
+
+    def on_stalled(self, paused_s: float) -> None:
+        """Give a client up that has left its stream unread for too long."""
+        if paused_s > self._stall_s:
+            self._finish(ClientGone())
+
+    def _open_stream(self) -> None:
+        self.first_s = self._now_s()
+        self._on_first(self.first_s)
+        if self._connection is not None:
+            self._connection.limit_s = self._idle_s
+        self._sink.start(200, self._headers)
+
+    def _close_stream(self, out: bytes) -> None:
+        """End the client's stream as the meter's verdict says."""
+        verdict = self.meter.verdict
+        if verdict is Verdict.FAILED:
+            if not self._sink.begun:
+                self._finish(EngineRefused(self.meter.reason))
+                return
+            self._sink.end(out + BROKEN_EVENT)
+            self._finish(StreamBroken(self.meter.reason))
+            return
+        self._sink.end(out)
+        self.refused = verdict is Verdict.REFUSED
+        if self._connection is not None:
+            # what may follow [DONE] is the end of the framing; then the pool has the connection
+            self._connection.resume()
+            self._connection = None
+        self._finish(None)
+
+    def _collect(self, data: bytes) -> None:
+        self.body += data
+        if len(self.body) > self._reply_bytes:
+            self._finish(EngineRefused("the engine's reply is longer than allowed"))
+
+    def _finish(self, error: HeadraceError | ClientGone | None) -> None:
+        if self.over.done():
+            return
+        self.error = error
+        if error is not None and self._connection is not None:
+            self._connection.abort()
+        self._connection = None
+        self.over.set_result(None)

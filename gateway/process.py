@@ -1,0 +1,200 @@
+"""The gateway as a process, or as part of one: wires everything, listens, drains, stops.
+
+The composition root of the gateway: opens sockets, starts tasks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Protocol
+
+import uvicorn
+from prometheus_client import CollectorRegistry
+
+from gateway.accounting import Accounts, LineWriter
+from gateway.admission import Admission
+from gateway.app import Gateway, cold_app
+from gateway.config import GatewaySettings
+from gateway.keys import load_keys
+from gateway.retry import Circuit
+from gateway.serve import Parts, Service
+from gateway.upstream import Upstream
+from headrace.core.endpoint import Health
+from headrace.core.errors import ConfigError
+from headrace.runtime.discovery import EndpointSource
+from headrace.service.clock import RealClock
+from headrace.service.lines import FLUSH_S
+from headrace.service.tasks import Restart, Tasks
+from headrace.service.telemetry import Telemetry
+from router.router import Router
+
+GAUGE_S = 1.0
+"""How often the gauges are brought up to date."""
+
+
+class Lines(LineWriter, Protocol):
+    """A buffered writer of request lines."""
+
+    def flush(self) -> None:
+        """Hand what was written to the operating system."""
+        ...
+
+
+async def run_gateway(
+    settings: GatewaySettings,
+    router: Router,
+    source: EndpointSource,
+    *,
+    ready: Callable[[str], None],
+    stop: asyncio.Event,
+    lines: Lines | None = None,
+) -> None:
+    """Serve until ``stop`` is set, then let streams in flight finish for ``drain_s`` seconds.
+
+    Args:
+        settings: The gateway's settings.
+        router: Its router; this function owns it from now on.
+        source: Where the endpoints come from.
+        ready: Called with the URL as soon as connections are accepted.
+        stop: Set it to stop; cancelling the task stops without waiting for streams.
+        lines: Where request lines go; None writes none.
+
+    Raises:
+        ConfigError: if the keys file is wrong or the address cannot be listened on.
+
+    """
+    clock = RealClock()
+    registry = CollectorRegistry()
+    telemetry = Telemetry(registry)
+    keys = load_keys(settings.keys_file)
+    admission = Admission(settings.limits, keys)
+    upstream = Upstream(settings.upstream, clock, telemetry)
+    circuit = Circuit(first_s=settings.retry.rest_first_s, most_s=settings.retry.rest_most_s)
+    parts = Parts(
+        router=router,
+        upstream=upstream,
+        admission=admission,
+        accounts=Accounts(telemetry, lines if settings.log_requests else None),
+        circuit=circuit,
+        telemetry=telemetry,
+        clock=clock,
+    )
+    cold = cold_app(router, keys, registry)
+    app = Gateway(Service(settings, parts), admission, settings.limits, cold)
+    # no await between the first look at the endpoints and the start of the watch that follows
+    watch = _Watch(router, source, parts)
+    watch.apply()
+    try:
+        async with Tasks(clock) as tasks:
+            tasks.start("sweep", upstream.sweep, restart=Restart())
+            tasks.start("endpoints", watch.follow, restart=Restart())
+            tasks.start("gauges", watch.measure, restart=Restart())
+            if lines is not None:
+                tasks.start("lines", lambda: _flush(lines), restart=Restart())
+            await _listen(app, settings, ready, stop)
+    finally:
+        upstream.close()
+        if lines is not None:
+            lines.flush()
+
+
+async def _listen(
+    app: Gateway, settings: GatewaySettings, ready: Callable[[str], None], stop: asyncio.Event
+) -> None:
+    """Run the HTTP server. Its phases are called one by one: it must not take our signals."""
+    listener = _bind(settings)
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=settings.limits.connections,
+        timeout_keep_alive=settings.limits.keepalive_s,
+        timeout_graceful_shutdown=max(1, round(settings.drain_s)),
+    )
+    config.load()
+    server = uvicorn.Server(config)
+    server.lifespan = config.lifespan_class(config)
+    await server.startup(sockets=[listener])
+    host, port = listener.getsockname()[:2]
+    ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+    ending = asyncio.create_task(_end(server, stop), name="gateway-stop")
+    try:
+        await server.main_loop()
+    finally:
+        ending.cancel()
+        await server.shutdown(sockets=[listener])
+
+
+async def _end(server: uvicorn.Server, stop: asyncio.Event) -> None:
+    await stop.wait()
+    server.should_exit = True
+
+
+def _bind(settings: GatewaySettings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"gateway.host, gateway.port: cannot listen on {settings.host}:{settings.port}: "
+            f"{error.strerror}"
+        ) from None
+    listener.setblocking(False)
+    return listener
+
+
+async def _flush(lines: Lines) -> None:
+    while True:
+        await asyncio.sleep(FLUSH_S)
+        lines.flush()
+
+
+class _Watch:
+    """Keeps the router, the pools and the gauges in step with the endpoints there are."""
+
+    def __init__(self, router: Router, source: EndpointSource, parts: Parts) -> None:
+        self._router = router
+        self._source = source
+        self._parts = parts
+        telemetry = parts.telemetry
+        self._inflight = telemetry.gauge("headrace_inflight_requests").labels()
+        self._per_endpoint = telemetry.gauge("headrace_endpoint_inflight_requests")
+        self._health = telemetry.gauge("headrace_endpoints")
+
+    def apply(self) -> None:
+        """Take the list as it is now."""
+        views = self._source.endpoints()
+        gone = {view.endpoint_id for view in self._router.endpoints()}
+        self._router.set_endpoints(views)
+        known = self._parts.upstream.keep(views)
+        self._parts.circuit.keep(known)
+        for endpoint_id in gone - known:
+            self._per_endpoint.forget(endpoint_id)
+        for health in Health:
+            count = sum(view.health is health for view in views)
+            self._health.labels(health.value).set(count)
+
+    async def follow(self) -> None:
+        """Apply every change, for ever."""
+        while True:
+            self.apply()
+            await self._source.changed()
+
+    async def measure(self) -> None:
+        """Bring the gauges up to date, for ever."""
+        while True:
+            self._inflight.set(self._parts.admission.inflight)
+            for view in self._router.endpoints():
+                gauge = self._per_endpoint.labels(view.endpoint_id)
+                gauge.set(self._router.inflight(view.endpoint_id))
+            await asyncio.sleep(GAUGE_S)
