@@ -1,13 +1,17 @@
 """Cards and models by name. Pure.
 
-Sources. Cards: NVIDIA datasheets of each card (dense figures, fp32 accumulation), as collected
-in aiconfigurator's ``systems/*.yaml`` where it has the card. GeForce RTX 4090: Ada whitepaper,
-appendix A: 165.2 at 2,520 MHz (bf16 with fp32 accumulation runs at half rate); the clock quoted
-for a GeForce card is what it boosts to at least, and in use this one runs at about 2,700 MHz,
-which makes 177 (prefill steps in the public vLLM log are faster than 165.2 allows).
-RTX PRO 6000 Blackwell: Server Edition, 1,597 GB/s, tensor throughput at the 2,430 MHz its driver
-allows. Links: NVLink by datasheet; PCIe cards by what NCCL moves, about 20 GB/s over a 16-lane
-4.0 slot and 40 over 5.0 (NVIDIA/nccl issues 1530 and 1639), 20 us per collective.
+Sources. Cards: memory and bandwidth from NVIDIA's datasheet of each card (RTX PRO 6000: Server
+Edition), as collected in aiconfigurator's ``systems/*.yaml`` where it has the card.
+
+Tensor throughput is what a large matrix product reaches, not what the datasheet promises: power
+limits take a share that differs from card to card (RTX 4090: none of 165, H100: a fifth of 989,
+L4: two fifths of 121). Median of the bf16 results per card in zzc0721/torch-performance-test-data,
+``database.md`` and issues 78, 79, 120, 161 (torch.matmul, best of sizes up to 10,240): RTX 4090
+162 to 173, RTX PRO 6000 Server 409 and 417, H100 784 to 798, H200 790, A100 SXM 265, L40S 269,
+L4 71. A10: none found, four fifths of its 125 as for A40 and RTX A6000 there. fp8: twice bf16.
+
+Links: NVLink by datasheet; PCIe cards by what NCCL moves, about 20 GB/s over a 16-lane 4.0 slot
+and 40 over 5.0 (NVIDIA/nccl issues 1530 and 1639), 20 us per collective.
 Models: ``config.json`` of each model on the Hugging Face hub.
 """
 
@@ -27,14 +31,14 @@ HARDWARE: Final[Mapping[str, Hardware]] = MappingProxyType(
     {
         card.name: card
         for card in (
-            Hardware("L4", 24_152_899_584, 300e9, 121e12, 242e12, 20e9, 20e-6),
-            Hardware("A10", 24_146_608_128, 600e9, 125e12, None, 20e9, 20e-6),
-            Hardware("L40S", 48_305_799_168, 864e9, 362.05e12, 733e12, 20e9, 20e-6),
-            Hardware("A100", 80 * _GIB, 2039e9, 312e12, None, 300e9),
-            Hardware("H100", 80 * _GIB, 3350e9, 989e12, 1979e12, 450e9),
-            Hardware("H200", 151_397_597_184, 4800e9, 989e12, 1979e12, 450e9),
-            Hardware("RTX4090", 25_250_627_584, 1008e9, 177e12, 354e12, 20e9, 20e-6),
-            Hardware("RTXPRO6000", 102_641_958_912, 1597e9, 467.8e12, 935.6e12, 40e9, 20e-6),
+            Hardware("L4", 24_152_899_584, 300e9, 71e12, 142e12, 20e9, 20e-6),
+            Hardware("A10", 24_146_608_128, 600e9, 100e12, None, 20e9, 20e-6),
+            Hardware("L40S", 48_305_799_168, 864e9, 269e12, 538e12, 20e9, 20e-6),
+            Hardware("A100", 80 * _GIB, 2039e9, 265e12, None, 300e9),
+            Hardware("H100", 80 * _GIB, 3350e9, 789e12, 1578e12, 450e9),
+            Hardware("H200", 151_397_597_184, 4800e9, 790e12, 1580e12, 450e9),
+            Hardware("RTX4090", 25_250_627_584, 1008e9, 165e12, 330e12, 20e9, 20e-6),
+            Hardware("RTXPRO6000", 102_641_958_912, 1597e9, 413e12, 826e12, 40e9, 20e-6),
         )
     }
 )

@@ -22,13 +22,14 @@ _SAMPLER_BYTES = 20  # per logit of the dummy sampling run: bf16 + fp32 copies, 
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """One accelerator card, by its published numbers.
+    """One accelerator card, by its numbers.
 
     Attributes:
         name: As in ``presets.HARDWARE``.
         memory_bytes: What the driver reports as total.
         memory_bytes_per_s: Peak DRAM bandwidth.
-        bf16_flops: Peak dense tensor throughput with fp32 accumulation, per second.
+        bf16_flops: What large dense matrix products with fp32 accumulation reach, per second;
+            about four fifths of the datasheet's figure where nobody has measured it.
         fp8_flops: The same for fp8; None where the card has no fp8.
         link_bytes_per_s: What a collective moves between peer cards, one direction.
         link_latency_s: Fixed cost of one collective between peers.

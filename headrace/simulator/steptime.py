@@ -17,10 +17,10 @@ from typing import Final
 
 from headrace.simulator.spec import EngineSpec
 
-COMPUTE_EFFICIENCY: Final = 0.92
-"""Share of the card's peak arithmetic that matrix kernels reach. Fitted."""
+COMPUTE_EFFICIENCY: Final = 0.97
+"""Share of the card's matrix throughput that the model's matrices and attention reach. Fitted."""
 
-MEMORY_EFFICIENCY: Final = 0.93
+MEMORY_EFFICIENCY: Final = 0.945
 """Share of the card's peak memory bandwidth that kernels reach. Fitted."""
 
 # Floor of one small kernel's duration. Source: aiconfigurator ``systems/*.yaml``,
@@ -29,9 +29,10 @@ _KERNEL_S: Final = 3e-6
 _KERNELS_PER_LAYER: Final = 8  # 4 projections, attention, KV write, 2 fused norm/activation
 _MOE_KERNELS_PER_LAYER: Final = 6  # gate, top-k, align, second expert matrix, combine, cast
 
-# Time the engine's Python takes per step. Source: least squares over 90 vLLM 0.12 points of
-# Qwen3-32B on 2, 4 and 8 H100 (aiconfigurator's silicon sample, no log of ours among them), where
-# synchronous scheduling lets it show: median TPOT error 3 % with, 28 % without.
+# Time the engine's Python takes per step. Source: read off 90 vLLM 0.12 points of Qwen3-32B on 2,
+# 4 and 8 H100 (aiconfigurator's silicon sample; none of our logs), whose synchronous scheduling
+# lets it show: median TPOT error 5 % with it, 21 % without. Hidden under asynchronous scheduling
+# unless the card is faster than the host.
 _HOST_S: Final = 1.5e-3
 _HOST_PER_SEQUENCE_S: Final = 50e-6
 
