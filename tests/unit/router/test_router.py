@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from headrace.core.endpoint import EndpointView, Health, Speed
@@ -78,6 +80,23 @@ def test_a_queue_shrinks_as_time_passes_but_only_by_its_oldest_request() -> None
     assert queue_ms(0.0) == pytest.approx(2030.0)
     assert queue_ms(0.5) == pytest.approx(1530.0)
     assert queue_ms(9.0) == pytest.approx(1015.0)
+
+
+def test_a_reply_that_is_not_streamed_is_taken_for_computed_when_its_time_is_up() -> None:
+    r = router("expected-ttft", view(A))
+    silent = replace(request("r1", 10_000), first_token_seen=False)
+    send(r, silent)
+
+    def parts(now_s: float) -> dict[str, float]:
+        return dict(r.choose(request("x", 16, first_block=9), now_s).ranking[0].parts)
+
+    assert parts(0.5)["queue"] == pytest.approx(515.0)
+    assert parts(0.5)["decode"] == 0.0
+    assert parts(2.0)["queue"] == 0.0
+    assert parts(2.1)["decode"] > 0.0
+    r.released(silent.request_id, 3.0)
+    r.check()
+    assert r.inflight(A) == 0
 
 
 def test_a_slower_endpoint_gets_the_request_only_when_the_faster_one_is_busier() -> None:
