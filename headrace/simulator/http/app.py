@@ -14,6 +14,7 @@ from headrace.service.log import get_logger
 from headrace.simulator.http import embedding, small
 from headrace.simulator.http.errors import ApiError, bad, not_decoded, unsupported_media
 from headrace.simulator.http.events import unix_s
+from headrace.simulator.http.exchange import Exchange, HttpRequest, header_lines
 from headrace.simulator.http.faults import FaultRequest
 from headrace.simulator.http.generation import Generation
 from headrace.simulator.http.host import Host
@@ -26,7 +27,6 @@ from headrace.simulator.http.prepare import (
     transferred_tokens,
 )
 from headrace.simulator.http.replies import Cut, StreamReply, WholeReply
-from headrace.simulator.http.server import Exchange, HttpRequest, header_lines
 from headrace.simulator.http.shapes import Envelope
 from headrace.simulator.http.wire import (
     ChatRequest,

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
 from headrace.simulator.http.errors import bad, prompt_too_long
+from headrace.simulator.http.exchange import Exchange
 from headrace.simulator.http.generation import Ending, Generation, Prompt
 from headrace.simulator.http.prepare import Site, token_ids
-from headrace.simulator.http.server import Exchange
 from headrace.simulator.http.text import TokenArray
 from headrace.simulator.http.wire import EmbeddingRequest, read_prompts
 

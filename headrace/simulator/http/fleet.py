@@ -15,10 +15,11 @@ from headrace.simulator.config import SimulatorSettings
 from headrace.simulator.http.adapters import Adapters
 from headrace.simulator.http.app import App
 from headrace.simulator.http.events import EventFeed
+from headrace.simulator.http.exchange import HttpLimits
 from headrace.simulator.http.faults import FaultRequest
 from headrace.simulator.http.host import Host, Pace
 from headrace.simulator.http.prepare import Site
-from headrace.simulator.http.server import HttpLimits, HttpServer
+from headrace.simulator.http.server import HttpServer
 from headrace.simulator.http.small import active
 from headrace.simulator.spec import EngineSpec
 from kvcache.hashing import BlockHasher

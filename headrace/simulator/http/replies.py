@@ -12,9 +12,9 @@ from typing import Any, Final
 import orjson
 
 from headrace.simulator.http import shapes
+from headrace.simulator.http.exchange import Exchange
 from headrace.simulator.http.generation import Generation
 from headrace.simulator.http.prepare import Job
-from headrace.simulator.http.server import Exchange
 from headrace.simulator.http.text import TOKEN_BYTES
 
 _MARK: Final = "@@@@"

@@ -8,146 +8,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from http import HTTPStatus
-from typing import Final, Protocol, cast
+from collections.abc import Callable
+from typing import Final, cast
 
 import httptools
 
-JSON: Final = b"application/json"
-EVENT_STREAM: Final = b"text/event-stream; charset=utf-8"
+from headrace.simulator.http.exchange import (
+    STATUS_LINE,
+    Exchange,
+    Handler,
+    HttpLimits,
+    HttpRequest,
+)
+
 _MAX_PIPELINED: Final = 8
-_END: Final = b"0\r\n\r\n"
-
-Header = tuple[bytes, bytes]
-
-
-@dataclass(frozen=True, slots=True)
-class HttpLimits:
-    """Bounds of one server.
-
-    Attributes:
-        connections: Open at once; more are closed as they come.
-        header_bytes: All header lines of one request.
-        body_bytes: One body; longer is answered with 413.
-        unread_bytes: What a client may leave unread of its streams before it is cut off.
-        keep_alive_s: An idle connection is closed after this long; vLLM's default is 5.
-
-    """
-
-    connections: int = 4096
-    header_bytes: int = 65_536
-    body_bytes: int = 64 << 20
-    unread_bytes: int = 4 << 20
-    keep_alive_s: float = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class HttpRequest:
-    """One request; header names are lower case."""
-
-    method: str
-    path: str
-    query: bytes
-    headers: dict[bytes, bytes]
-    body: bytes
-
-
-class Handler(Protocol):
-    """What a server does with a request: answer through the exchange, now or later."""
-
-    def __call__(self, request: HttpRequest, exchange: Exchange) -> None:
-        """Handle one request; must not raise."""
-        ...
-
-
-def _status_lines() -> dict[int, bytes]:
-    return {s.value: b"HTTP/1.1 %d %b\r\n" % (s.value, s.phrase.encode()) for s in HTTPStatus}
-
-
-_STATUS_LINE: Final = _status_lines()
-
-
-class Exchange:
-    """The reply to one request; owned by the handler until ``ended`` or ``gone``.
-
-    Attributes:
-        gone: Whether the client went away, or was cut off, before the reply ended.
-        on_gone: Called once if that happens.
-        headers: Added to those of the reply.
-
-    """
-
-    __slots__ = ("_chunked", "_connection", "_head_only", "ended", "gone", "headers", "on_gone")
-
-    def __init__(self, connection: Connection, *, chunked: bool, head_only: bool) -> None:
-        self._connection = connection
-        self._chunked = chunked
-        self._head_only = head_only
-        self.ended = False
-        self.gone = False
-        self.on_gone: Callable[[], None] | None = None
-        self.headers: tuple[Header, ...] = ()
-
-    def reply(self, status: int, body: bytes, content_type: bytes = JSON) -> None:
-        """Answer at once with the whole of ``body``."""
-        if self.gone or self.ended:
-            return
-        head = self._head(status, content_type, b"content-length: %d\r\n" % len(body))
-        self._connection.write(head if self._head_only else head + body)
-        self._finish()
-
-    def start_stream(self, content_type: bytes = EVENT_STREAM) -> None:
-        """Send the headers of a stream, as vLLM does before there is a token."""
-        framing = b"transfer-encoding: chunked\r\n" if self._chunked else b""
-        self._connection.streaming = True
-        self._connection.write(self._head(200, content_type, framing))
-
-    def frame(self, size: int) -> tuple[bytes, bytes]:
-        """Return what must stand before and after ``size`` bytes of a stream's body."""
-        return (b"%x\r\n" % size, b"\r\n") if self._chunked else (b"", b"")
-
-    def write(self, framed: bytes) -> None:
-        """Send bytes already framed; dropped when nobody is there to read them."""
-        if not self.gone:
-            self._connection.write(framed)
-
-    def send(self, data: bytes) -> None:
-        """Send a part of a stream's body."""
-        before, after = self.frame(len(data))
-        self.write(before + data + after)
-
-    def end_stream(self) -> None:
-        """End the stream properly."""
-        if self.gone or self.ended:
-            return
-        if self._chunked:
-            self._connection.write(_END)
-        self._finish()
-
-    def cut(self) -> None:
-        """Break the connection off in the middle, without a word."""
-        self._connection.abort()
-
-    def lost(self) -> None:
-        """Note that the client is gone; called by the connection."""
-        if self.ended or self.gone:
-            return
-        self.gone = True
-        if self.on_gone is not None:
-            self.on_gone()
-
-    def _head(self, status: int, content_type: bytes, framing: bytes) -> bytes:
-        lines = [_STATUS_LINE[status], b"server: headrace-simulator\r\n", framing]
-        lines.append(b"content-type: %b\r\n" % content_type)
-        lines += [b"%b: %b\r\n" % header for header in self.headers]
-        lines.append(b"\r\n" if self._connection.keep_alive else b"connection: close\r\n\r\n")
-        return b"".join(lines)
-
-    def _finish(self) -> None:
-        self.ended = True
-        self._connection.exchange_ended()
 
 
 class Connection(asyncio.Protocol):
@@ -159,7 +33,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpRequestParser(self)
         self._exchange: Exchange | None = None
-        self._queue: deque[HttpRequest] = deque()
+        self._queue: deque[tuple[HttpRequest, bool, bool]] = deque()
         self._idle: asyncio.TimerHandle | None = None
         self._reset()
         self.keep_alive = True
@@ -258,9 +132,10 @@ class Connection(asyncio.Protocol):
             headers=self._headers,
             body=self._body[0] if len(self._body) == 1 else b"".join(self._body),
         )
-        self.keep_alive = self._parser.should_keep_alive() and not self._server.draining
+        chunked = self._parser.get_http_version() != "1.0"
+        keep_alive = chunked and self._parser.should_keep_alive()
         self._reset()
-        self._queue.append(request)
+        self._queue.append((request, chunked, keep_alive))
         if len(self._queue) > _MAX_PIPELINED:
             self.abort()
         elif self._exchange is None:
@@ -269,11 +144,9 @@ class Connection(asyncio.Protocol):
     # exchanges
 
     def _next(self) -> None:
-        request = self._queue.popleft()
-        chunked = self._parser.get_http_version() != "1.0"
+        request, chunked, keep_alive = self._queue.popleft()
         exchange = Exchange(self, chunked=chunked, head_only=request.method == "HEAD")
-        if not chunked:
-            self.keep_alive = False
+        self.keep_alive = keep_alive and not self._server.draining
         self._exchange = exchange
         self._server.handler(request, exchange)
 
@@ -316,7 +189,7 @@ class Connection(asyncio.Protocol):
     def _refuse(self, status: int, message: bytes) -> None:
         self._refused = status
         if self._exchange is None and self._transport is not None:
-            head = _STATUS_LINE[status] + b"content-type: text/plain\r\nconnection: close\r\n"
+            head = STATUS_LINE[status] + b"content-type: text/plain\r\nconnection: close\r\n"
             self.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(message), message))
             self._transport.close()
         else:
@@ -386,14 +259,3 @@ class HttpServer:
         self.stop_listening()
         for connection in list(self._open):
             connection.abort()
-
-
-def header_lines(pairs: Iterable[tuple[str, str]]) -> tuple[Header, ...]:
-    """Return headers as bytes, without the line breaks that would let a value add a header."""
-    return tuple(
-        (
-            name.encode("ascii", "replace"),
-            value.replace("\r", " ").replace("\n", " ").encode("latin-1", "replace"),
-        )
-        for name, value in pairs
-    )
