@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
 from fastapi import FastAPI, Request, Response
@@ -10,16 +9,15 @@ from fastapi.responses import HTMLResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.exceptions import HTTPException
 
-from gateway.admission import Admission
-from gateway.config import LimitSettings
+from gateway.dispatch import PATHS
 from gateway.downstream import Downstream, Message, Receive, Send
 from gateway.errors import Problem, Reply, error_body, reply_to
 from gateway.keys import Keys
 from gateway.openai import Kind
-from gateway.serve import PATHS, Service
+from gateway.serve import Service
 from headrace import __version__
 from headrace.core.endpoint import Health
-from headrace.core.errors import HeadraceError, InvalidRequest, ModelNotFound, NoEndpoint
+from headrace.core.errors import HeadraceError, ModelNotFound, NoEndpoint
 from headrace.core.outcome import Outcome
 from router.router import Router
 
@@ -36,12 +34,8 @@ LANDING: Final = """<!doctype html><html lang="en"><meta charset="utf-8">
 class Gateway:
     """The outermost ASGI callable."""
 
-    def __init__(
-        self, service: Service, admission: Admission, limits: LimitSettings, cold: FastAPI
-    ) -> None:
+    def __init__(self, service: Service, cold: FastAPI) -> None:
         self._service = service
-        self._admission = admission
-        self._limits = limits
         self._cold = cold
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -50,50 +44,7 @@ class Gateway:
         if kind is None or scope["method"] != "POST":
             await self._cold(scope, receive, send)
             return
-        client = Downstream(receive, send)
-
-        async def read_body() -> bytes:
-            return await self._read_body(client, receive)
-
-        try:
-            await self._service.serve(kind, dict(scope["headers"]), read_body, client)
-        finally:
-            client.close()
-
-    async def _read_body(self, client: Downstream, receive: Receive) -> bytes:
-        """Read the whole body, within the limits of size and time, then watch for the end.
-
-        Raises:
-            BodyTooLarge: if it is too long.
-            Overloaded: if all bodies together are.
-            InvalidRequest: if it does not come, or the client leaves in the middle of it.
-
-        """
-        pieces: list[bytes] = []
-        held_bytes = 0
-        try:
-            async with asyncio.timeout(self._limits.body_s):
-                more = True
-                while more:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise InvalidRequest("the client left before its body was complete")
-                    piece = message.get("body", b"")
-                    if piece:
-                        self._admission.hold(len(piece), held_bytes)
-                        held_bytes += len(piece)
-                        pieces.append(piece)
-                    more = message.get("more_body", False)
-        except TimeoutError:
-            self._admission.let_go(held_bytes)
-            raise InvalidRequest(
-                f"the body did not come within {self._limits.body_s:g} s"
-            ) from None
-        except HeadraceError:
-            self._admission.let_go(held_bytes)
-            raise
-        client.watch()
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        await self._service.serve(kind, dict(scope["headers"]), Downstream(receive, send))
 
 
 def cold_app(router: Router, keys: Keys, registry: CollectorRegistry) -> FastAPI:

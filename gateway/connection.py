@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 import httptools
 from typing_extensions import override
@@ -62,6 +62,7 @@ class Connection(asyncio.Protocol):
     """Carries one request at a time.
 
     Attributes:
+        fresh: Whether it has carried nothing yet, so that it cannot have gone stale.
         since_s: When it was last put to use, or made progress, as far as the sweep has seen.
         limit_s: How long it may go without progress; set with each request and each first byte.
         progress: Pieces of body received; only compared.
@@ -79,6 +80,7 @@ class Connection(asyncio.Protocol):
         self._in_head = True
         self._paused_s: float | None = None
         self._seen_progress = 0
+        self.fresh = True
         self.progress = 0
         self.since_s = 0.0
         self.limit_s = 0.0
@@ -110,6 +112,7 @@ class Connection(asyncio.Protocol):
         assert self._handler is None
         assert self._transport is not None
         self._handler = handler
+        self.fresh = False
         self._in_head = True
         self._head_seen = 0
         self._headers = {}
@@ -139,6 +142,10 @@ class Connection(asyncio.Protocol):
             if not self._transport.is_closing():
                 self._transport.resume_reading()
 
+    def give_back(self) -> None:
+        """Return it to its pool unused."""
+        self._owner.finished(self)
+
     def abort(self) -> None:
         """Close at once. The engine sees its client leave and stops the request."""
         self._handler = None
@@ -160,8 +167,8 @@ class Connection(asyncio.Protocol):
 
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports do not inherit from asyncio's
+        self._transport = cast("asyncio.Transport", transport)
         self._owner.made(self)
 
     @override

@@ -7,7 +7,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping
 from typing import Any, Final, cast
 
+from gateway.forward import ClientGone
 from gateway.stepping import Stepped
+from headrace.core.errors import InvalidRequest
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -64,6 +66,51 @@ class Downstream:
     def blocked(self) -> bool:
         """Whether the client takes no more for now; what is written is queued."""
         return self._sending is not None
+
+    async def read(self, hold: Callable[[int], None], limit_s: float) -> bytes:
+        """Read the request's body.
+
+        Args:
+            hold: Asked for room for each piece before it is kept; what it raises is passed on.
+            limit_s: How long the client may take.
+
+        Raises:
+            ClientGone: if the client left before it was complete.
+            InvalidRequest: if it was not complete in time.
+
+        """
+        pieces: list[bytes] = []
+        came: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        first = Stepped(
+            cast("Coroutine[Any, Any, Message]", self._receive()), lambda _: came.set_result(None)
+        )
+        if first.finished and not self._keep(first.result, pieces, hold):
+            return pieces[0]  # nearly always it is all there, and no timer is made
+        try:
+            async with asyncio.timeout(limit_s):
+                if not first.finished:
+                    await came
+                    if not self._keep(first.result, pieces, hold):
+                        return pieces[0]
+                while self._keep(await self._receive(), pieces, hold):
+                    pass
+        except TimeoutError:
+            raise InvalidRequest(f"the body did not come within {limit_s:g} s") from None
+        finally:
+            first.cancel()
+        return b"".join(pieces)
+
+    def _keep(
+        self, message: Message | None, pieces: list[bytes], hold: Callable[[int], None]
+    ) -> bool:
+        """Keep a piece of the request's body and return whether there is more to come."""
+        if message is None or message["type"] != "http.request":
+            self.gone = True
+            raise ClientGone
+        piece = message.get("body", b"")
+        hold(len(piece))
+        pieces.append(piece)
+        return bool(message.get("more_body", False))
 
     def watch(self) -> None:
         """Begin to watch for the client going away; the request's body must have been read."""

@@ -51,6 +51,27 @@ class Sink(Protocol):
         """Whether the client went away before the reply was complete."""
         ...
 
+    async def read(self, hold: Callable[[int], None], limit_s: float) -> bytes:
+        """Read the request's body, asking ``hold`` for room for each piece.
+
+        Raises:
+            ClientGone: if the client left, or took longer than ``limit_s``.
+
+        """
+        ...
+
+    def watch(self) -> None:
+        """Begin to watch for the client going away; the body has been read."""
+        ...
+
+    async def flushed(self, limit_s: float) -> None:
+        """Wait until the client has taken all that was written; TimeoutError after ``limit_s``."""
+        ...
+
+    def close(self) -> None:
+        """The exchange is over, whatever its state; no callback is called any more."""
+        ...
+
     def start(self, status: int, headers: tuple[tuple[bytes, bytes], ...]) -> None:
         """Send the head of the reply."""
         ...

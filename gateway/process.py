@@ -82,7 +82,7 @@ async def run_gateway(
         clock=clock,
     )
     cold = cold_app(router, keys, registry)
-    app = Gateway(Service(settings, parts), admission, settings.limits, cold)
+    app = Gateway(Service(settings, parts), cold)
     # no await between the first look at the endpoints and the start of the watch that follows
     watch = _Watch(router, source, parts)
     watch.apply()
