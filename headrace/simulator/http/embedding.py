@@ -57,7 +57,7 @@ def embedding_job(request: EmbeddingRequest, site: Site) -> EmbeddingJob:
     for item in inputs:
         ids = token_ids(item)
         if len(ids) >= site.context_tokens:
-            raise prompt_too_long(site.context_tokens, len(ids), 1)
+            raise prompt_too_long(site.context_tokens, len(ids))
         prompt = Prompt(ids, scope, [])
         generations.append(Generation(prompt, b"    ", Ending(1, 4, "stop"), site.hasher))
     return EmbeddingJob(model, generations, dimensions, request.encoding_format == "base64")

@@ -82,22 +82,15 @@ def unknown_model(name: str, aliases: list[str]) -> ApiError:
     return ApiError(404, message, "NotFoundError", "model")
 
 
-def prompt_too_long(limit: int, prompt_tokens: int, output_tokens: int = 0) -> ApiError:
-    """Return the 400 for a prompt that, with the output asked for, exceeds the context."""
-    head = f"This model's maximum context length is {limit} tokens. However, "
-    if prompt_tokens >= limit:
-        body = (
-            f"your prompt contains at least {prompt_tokens} input tokens, which exceeds this limit "
-            "even without any output tokens. Please reduce the length of the input prompt."
-        )
-    else:
-        body = (
-            f"you requested {output_tokens} output tokens and your prompt contains at least "
-            f"{prompt_tokens} input tokens, for a total of at least {prompt_tokens + output_tokens}"
-            " tokens. Please reduce the length of the input prompt or the number of requested "
-            "output tokens."
-        )
-    return bad(f"{head}{body} (parameter=input_tokens, value={prompt_tokens})", "input_tokens")
+def prompt_too_long(limit: int, prompt_tokens: int) -> ApiError:
+    """Return the 400 for a prompt that leaves no room in the context."""
+    return bad(
+        f"This model's maximum context length is {limit} tokens. However, your prompt contains at "
+        f"least {prompt_tokens} input tokens, which exceeds this limit even without any output "
+        "tokens. Please reduce the length of the input prompt. (parameter=input_tokens, "
+        f"value={prompt_tokens})",
+        "input_tokens",
+    )
 
 
 def engine_busy() -> ApiError:

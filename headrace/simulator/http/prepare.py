@@ -140,7 +140,7 @@ def chat_job(request: ChatRequest, site: Site) -> Job:
     call = tool_call(request, auto_allowed=site.auto_tools)
     ids = encode(chat_text(request.messages, request.tools, generate=_opens_turn(request)))
     fixed = call.arguments if call is not None else formatted(request.response_format)
-    generations = _generate(request, _prompt(ids, scope, limit, site), limit, site, fixed)
+    generations = _generate(request, _prompt(ids, scope, site), limit, site, fixed)
     return Job(True, model, request, generations, [len(ids)], [], logprobs=logprobs, call=call)
 
 
@@ -167,7 +167,7 @@ def completion_job(request: CompletionRequest, site: Site) -> Job:
     for item in given:
         ids = token_ids(item)
         lengths.append(len(ids))
-        generations += _generate(request, _prompt(ids, scope, limit, site), limit, site, None)
+        generations += _generate(request, _prompt(ids, scope, site), limit, site, None)
         if request.echo:
             text = item if isinstance(item, str) else _shown(ids)
             echoes += [text] * (request.n or 1)
@@ -302,16 +302,16 @@ def _stops(request: Sampling) -> list[str]:
     return [stop] if isinstance(stop, str) else stop
 
 
-def _prompt(ids: TokenArray, scope: Scope, limit: int | None, site: Site) -> Prompt:
-    """Hash a prompt that fits.
+def _prompt(ids: TokenArray, scope: Scope, site: Site) -> Prompt:
+    """Hash a prompt that fits. More output than the context has room for is cut, not refused.
 
     Raises:
-        ApiError: 400 when it, or it and the output asked for, is longer than the context.
+        ApiError: 400 when the context has no room for it and one token.
 
+    Source: vLLM 0.32.0, ``get_max_tokens`` in ``entrypoints/serve/utils/api_utils.py``.
     """
-    context = site.context_tokens
-    if len(ids) >= context or len(ids) + (limit or 0) > context:
-        raise prompt_too_long(context, len(ids), limit or 1)
+    if len(ids) >= site.context_tokens:
+        raise prompt_too_long(site.context_tokens, len(ids))
     return Prompt.of(ids, scope, site.hasher)
 
 
