@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -19,7 +20,8 @@ import headrace.runtime.engines
 from headrace.core.errors import HeadraceError
 
 SCRIPT: Final = Path(headrace.runtime.engines.__file__).with_name("spawner.py")
-TAIL_BYTES: Final = 4_096
+TAIL_BYTES: Final = 131_072
+_ERROR: Final = re.compile(r"(^|\] )([a-z_]+\.)*[A-Z]\w*(Error|Exception): ")
 CLOSE_S: Final = 5.0
 LOST_CODE: Final = -int(signal.SIGKILL)
 
@@ -28,15 +30,29 @@ class SpawnFailed(HeadraceError):
     """A process could not be started; the message ends with what it last said."""
 
 
-def log_tail(path: Path, lines: int = 12) -> str:
-    """Return the last lines of a log, indented; empty when there is none."""
+def log_tail(path: Path, lines: int = 8, since: int = 0) -> str:
+    """Return the last lines of a log, indented, and before them the first that names an error.
+
+    A library that fails ends with the traceback of whoever noticed, long after the cause.
+
+    Args:
+        path: The log; one that is not there gives an empty text.
+        lines: How many of the last lines.
+        since: Byte at which the process in question began to write.
+
+    """
     try:
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+            file.seek(max(since, path.stat().st_size - TAIL_BYTES))
             text = file.read(TAIL_BYTES).decode("utf-8", "replace")
     except OSError:
         return ""
-    return "".join(f"\n    {line}" for line in text.splitlines()[-lines:])
+    written = text.splitlines()
+    cause = next((index for index, line in enumerate(written) if _ERROR.search(line)), None)
+    last = written[-lines:]
+    if cause is not None and cause < len(written) - lines:
+        last = [written[cause], "...", *last]
+    return "".join(f"\n    {line}" for line in last)
 
 
 class Spawner:

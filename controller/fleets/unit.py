@@ -107,6 +107,7 @@ class Unit:
         self._ever_ready = False
         self._stopping = False
         self._life = name
+        self._log_from = 0
         self._spawner: Spawner | None = None
         self._exit: asyncio.Task[int] | None = None
         self._status = UnitStatus(name, UnitState.STARTING, None, (), (), self._log_path, 0, "")
@@ -204,6 +205,7 @@ class Unit:
         spawner = await self._around.spawner()
         launch = self._recipe(life)
         argv = [*launch.program, *launch.args]
+        self._log_from = self._log_path.stat().st_size if self._log_path.exists() else 0
         pid = await spawner.spawn(
             life, argv, launch.env, log=self._log_path, cwd=self._around.directory
         )
@@ -225,7 +227,9 @@ class Unit:
                 spawner.signal(life, signal.SIGKILL, group=True)
                 await asyncio.shield(self._exit)
                 limit_s = self._around.timeouts.start_s
-                return f"not ready within {limit_s} s{log_tail(self._log_path)}"
+                return (
+                    f"not ready within {limit_s} s{log_tail(self._log_path, since=self._log_from)}"
+                )
             return self._told(self._exit.result())
         finally:
             ready.cancel()
@@ -251,7 +255,7 @@ class Unit:
 
     def _told(self, code: int) -> str:
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        return f"it ended with {how}{log_tail(self._log_path)}"
+        return f"it ended with {how}{log_tail(self._log_path, since=self._log_from)}"
 
     def _set(self, **changes: object) -> None:
         self._status = replace(self._status, **changes)  # type: ignore[arg-type]
