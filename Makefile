@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
-.PHONY: help serve setup setup-dev test check format lint unit sim golden results lock clean
+.PHONY: help serve setup setup-dev test check format lint unit sim golden bench-gateway results demo lock clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,10 @@ lint: setup-dev ## Format, ruff, mypy strict, import contracts
 format: setup-dev ## Rewrite the code in the house format
 	@$(PY) -m ruff format -q . && $(PY) -m ruff check -q --fix .
 
+bench-gateway: setup-dev ## CPU, latency and memory beside smg, vllm-router and a bare relay
+	@scripts/install-system wrk gcc
+	@$(PY) -m bench.gateway
+
 bench-simulator: setup-dev ## Errors of the simulated engine against real vLLM logs, and its speed
 	@$(PY) -m bench.simulator
 
@@ -43,3 +47,6 @@ results: setup ## Every goal of every benchmark and end-to-end run, as one table
 
 lock: setup-dev ## Resolve the dependencies again and write the locks
 	@scripts/lock
+
+demo: setup-dev ## Ten minutes of a production trace through a live fleet, and an hour of it in the twin
+	@$(PY) -m bench.demo
