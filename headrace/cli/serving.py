@@ -80,14 +80,16 @@ class _Up:
         return self._stop.is_set()
 
     def _listen_for_signals(self) -> None:
-        """Take the first signal as a wish to stop, a second as a wish not to wait for streams."""
+        """Take the first signal as a wish to stop, a second as a wish not to wait for streams.
+
+        Further ones change nothing: stopping the engines has time limits of its own.
+        """
         main = asyncio.current_task()
         assert main is not None
+        wishes = iter((self._stop.set, main.cancel))
 
         def stop() -> None:
-            if self._stop.is_set():
-                main.cancel()
-            self._stop.set()
+            next(wishes, lambda: None)()
 
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGINT, signal.SIGTERM):
