@@ -28,6 +28,10 @@ Penalty = Annotated[float, Meta(ge=-2.0, le=2.0)]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 
 
+_ABSENT: Final = Raw()
+"""Of a member kept as it came; ``Raw | None`` would mean null and nothing else to msgspec."""
+
+
 class Kind(StrEnum):
     """What a request asks an engine for; each has one path."""
 
@@ -42,7 +46,7 @@ class Part(msgspec.Struct):
 
     type: str
     text: str | None = None
-    image_url: Raw | None = None
+    image_url: Raw = _ABSENT
 
 
 class Message(msgspec.Struct):
@@ -50,7 +54,7 @@ class Message(msgspec.Struct):
 
     role: Name
     content: str | list[Part] | None = None
-    tool_calls: Raw | None = None
+    tool_calls: Raw = _ABSENT
 
 
 class StreamOptions(msgspec.Struct):
@@ -64,7 +68,7 @@ class _Common(msgspec.Struct, kw_only=True):
 
     model: Name
     stream: bool | None = None
-    stream_options: Raw | None = None
+    stream_options: Raw = _ABSENT
     max_tokens: Count | None = None
     max_completion_tokens: Count | None = None
     n: Annotated[int, Meta(ge=1, le=128)] | None = None
@@ -83,7 +87,7 @@ class ChatBody(_Common, kw_only=True):
     """POST /v1/chat/completions."""
 
     messages: Annotated[list[Message], Meta(min_length=1)]
-    tools: Raw | None = None
+    tools: Raw = _ABSENT
 
 
 class CompletionBody(_Common, kw_only=True):
@@ -103,7 +107,7 @@ class TokenizeBody(_Common, kw_only=True):
 
     prompt: str | None = None
     messages: list[Message] | None = None
-    tools: Raw | None = None
+    tools: Raw = _ABSENT
 
 
 _CHAT: Final = msgspec.json.Decoder(ChatBody)
@@ -151,7 +155,7 @@ def parse(kind: Kind, body: bytes) -> Parsed:
     """
     try:
         fields, prompt = _decode(kind, body)
-        options = _STREAM_OPTIONS.decode(fields.stream_options) if fields.stream_options else None
+        options = _stream_options(fields.stream_options)
         if not body.isascii():
             body.decode()  # the fields we skip were not looked at, and engines would choke
     except msgspec.ValidationError as error:
@@ -179,6 +183,16 @@ def parse(kind: Kind, body: bytes) -> Parsed:
     )
 
 
+def _stream_options(raw: Raw) -> StreamOptions | None:
+    if not len(raw):
+        return None
+    try:
+        options: StreamOptions | None = _STREAM_OPTIONS.decode(raw)
+    except msgspec.ValidationError as error:
+        raise _invalid(str(error), under="stream_options") from None
+    return options
+
+
 def _decode(kind: Kind, body: bytes) -> tuple[_Common, Prompt]:
     if kind is Kind.CHAT:
         chat = _CHAT.decode(body)
@@ -197,7 +211,7 @@ def _decode(kind: Kind, body: bytes) -> tuple[_Common, Prompt]:
     return tokenize, text_prompt(tokenize.prompt, tokenize.model, tokenize.cache_salt)
 
 
-def _conversation(fields: _Common, messages: list[Message], tools: Raw | None) -> Prompt:
+def _conversation(fields: _Common, messages: list[Message], tools: Raw) -> Prompt:
     parts: list[str] = []
     for message in messages:
         content = message.content
@@ -206,17 +220,16 @@ def _conversation(fields: _Common, messages: list[Message], tools: Raw | None) -
             parts.append(content)
         elif content is not None:
             parts.extend(_part_text(part) for part in content)
-        if message.tool_calls is not None:
+        if len(message.tool_calls):
             parts.append(_text_of(message.tool_calls))
     # chat templates put the tools before the messages
-    head = "" if tools is None else _text_of(tools)
-    return chat_prompt(head, parts, fields.model, fields.cache_salt)
+    return chat_prompt(_text_of(tools), parts, fields.model, fields.cache_salt)
 
 
 def _part_text(part: Part) -> str:
     if part.text is not None:
         return part.text
-    return part.type if part.image_url is None else _text_of(part.image_url)
+    return _text_of(part.image_url) if len(part.image_url) else part.type
 
 
 def _text_of(raw: Raw) -> str:
@@ -251,10 +264,10 @@ _PATH: Final = re.compile(r" - at `\$\.?(.*)`$")
 _MISSING: Final = re.compile(r"^Object missing required field `(.+?)`")
 
 
-def _invalid(text: str) -> InvalidRequest:
-    """Turn msgspec's words into an error that names the field first."""
+def _invalid(text: str, *, under: str = "") -> InvalidRequest:
+    """Turn msgspec's words into an error that names the field first; ``under`` is where it is."""
     at = _PATH.search(text)
-    path = at[1] if at else ""
+    path = ".".join(filter(None, (under, at[1] if at else "")))
     what = text[: at.start()] if at else text
     missing = _MISSING.match(what)
     if missing:
@@ -269,19 +282,20 @@ def _invalid(text: str) -> InvalidRequest:
 _USAGE: Final = b'"stream_options":{"include_usage":true}}'
 
 
-def ask_for_usage(body: bytes, options: Raw | None) -> bytes:
+def ask_for_usage(body: bytes, options: Raw) -> bytes:
     """Return ``body`` with ``stream_options.include_usage`` true, the rest byte for byte as it was.
 
     ``body`` is a JSON object with at least one member, and ``options`` what it holds under
     ``stream_options``. Engines take the last of two members of one name (JSON decoders of Python
     do), so a member that cannot be found to be replaced is overruled by one put at the end.
     """
-    if options is not None and bytes(options) != b"null":
-        wanted = msgspec.json.decode(options)
-        wanted["include_usage"] = True
-        member = b'"stream_options":' + msgspec.json.encode(wanted)
-        old = re.compile(rb'"stream_options"\s*:\s*' + re.escape(bytes(options)))
-        if len(old.findall(body)) == 1:
-            return old.sub(lambda _: member, body)
-        return body[: body.rindex(b"}")] + b"," + member + b"}"
-    return body[: body.rindex(b"}")] + b"," + _USAGE
+    end = body.rindex(b"}")
+    if not len(options):
+        return body[:end] + b"," + _USAGE
+    wanted = msgspec.json.decode(options) or {}
+    wanted["include_usage"] = True
+    member = b'"stream_options":' + msgspec.json.encode(wanted)
+    old = re.compile(rb'"stream_options"\s*:\s*' + re.escape(bytes(options)))
+    if len(old.findall(body)) == 1:
+        return old.sub(lambda _: member, body)
+    return body[:end] + b"," + member + b"}"

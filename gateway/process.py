@@ -83,6 +83,7 @@ async def run_gateway(
     )
     cold = cold_app(router, keys, registry)
     app = Gateway(Service(settings, parts), cold)
+    listener = _bind(settings)
     # no await between the first look at the endpoints and the start of the watch that follows
     watch = _Watch(router, source, parts)
     watch.apply()
@@ -93,18 +94,22 @@ async def run_gateway(
             tasks.start("gauges", watch.measure, restart=Restart())
             if lines is not None:
                 tasks.start("lines", lambda: _flush(lines), restart=Restart())
-            await _listen(app, settings, ready, stop)
+            await _listen(app, settings, listener, ready, stop)
     finally:
+        listener.close()
         upstream.close()
         if lines is not None:
             lines.flush()
 
 
 async def _listen(
-    app: Gateway, settings: GatewaySettings, ready: Callable[[str], None], stop: asyncio.Event
+    app: Gateway,
+    settings: GatewaySettings,
+    listener: socket.socket,
+    ready: Callable[[str], None],
+    stop: asyncio.Event,
 ) -> None:
     """Run the HTTP server. Its phases are called one by one: it must not take our signals."""
-    listener = _bind(settings)
     config = uvicorn.Config(
         app,
         http="httptools",
@@ -127,9 +132,24 @@ async def _listen(
     ending = asyncio.create_task(_end(server, stop), name="gateway-stop")
     try:
         await server.main_loop()
+        await server.shutdown(sockets=[listener])
+    except asyncio.CancelledError:
+        await _cut(server)
+        raise
     finally:
         ending.cancel()
-        await server.shutdown(sockets=[listener])
+
+
+async def _cut(server: uvicorn.Server) -> None:
+    """Stop at once: close every connection and let each request enter its outcome."""
+    for listening in server.servers:
+        listening.close()
+    tasks = list(server.server_state.tasks)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    for connection in list(server.server_state.connections):
+        connection.shutdown()
 
 
 async def _end(server: uvicorn.Server, stop: asyncio.Event) -> None:
