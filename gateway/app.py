@@ -14,6 +14,7 @@ from gateway.downstream import Downstream, Message, Receive, Send
 from gateway.errors import Problem, Reply, error_body, reply_to
 from gateway.keys import Keys
 from gateway.openai import Kind
+from gateway.reference import add_relayed_routes
 from gateway.serve import Service
 from headrace import __version__
 from headrace.core.endpoint import Health
@@ -72,6 +73,7 @@ def cold_app(router: Router, keys: Keys, registry: CollectorRegistry) -> FastAPI
 
     _add_operations(app, router, registry)
     _answer_errors(app)
+    add_relayed_routes(app)
     return app
 
 
