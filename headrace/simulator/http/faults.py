@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from headrace.simulator.http.errors import ApiError, bad
+from headrace.simulator.http.errors import ApiError, bad, internal
 
 Kind = Literal[
     "crash",
@@ -145,8 +145,7 @@ class Faults:
     def refuse(self, rng: Random) -> ApiError | None:
         """Return the error that the next request must get, or None."""
         if self.error_rate and rng.random() < self.error_rate:
-            message = "EngineCore encountered an issue. See stack trace (above) for the root cause."
-            return ApiError(self.error_status, message, "InternalServerError")
+            return internal(self.error_status)
         return None
 
     def cut_at(self, rng: Random) -> int | None:

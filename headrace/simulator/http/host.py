@@ -159,7 +159,7 @@ class Host:
             self.lateness_s -= delay_s
             due_s -= delay_s
         self._due_s = due_s
-        await asyncio.sleep(max(0.0, delay_s))
+        await self._clock.sleep(max(0.0, delay_s))
 
     async def _idle(self) -> None:
         """Wait for work, or for a transfer under way to arrive; then start a fresh schedule."""

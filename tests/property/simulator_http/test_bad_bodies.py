@@ -186,7 +186,7 @@ bodies = (
     | values.map(encoded)
     | damaged()
     | st.binary(max_size=30)
-    | st.sampled_from([b"", b"[" * 100_000, b'{"a":' * 100_000, b"9" * 5000, b'"\xff"', b"NaN"])
+    | st.sampled_from([b"", b"[" * 3_000, b'{"a":' * 3_000, b"9" * 5000, b'"\xff"', b"NaN"])
 )
 requests = st.lists(st.tuples(st.sampled_from(PATHS), bodies), min_size=20, max_size=25)
 
@@ -205,3 +205,95 @@ def test_no_body_is_answered_with_a_server_error(given_requests: list[tuple[str,
             assert error["message"]
             assert "Traceback" not in error["message"]
             assert "headrace" not in error["message"]
+
+
+words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
+shared: dict[str, st.SearchStrategy[Any]] = {
+    name: likely[name] for name in ("n", "ignore_eos", "return_token_ids")
+} | {
+    "model": st.just("m"),
+    "max_tokens": st.integers(20, 40),
+    "min_tokens": st.integers(0, 16),
+    "stop": words | st.lists(words, max_size=3),
+    "seed": st.integers(-(2**63), 2**63 - 1),
+    "temperature": st.floats(0, 2),
+    "cache_salt": words,
+    "kv_transfer_params": st.just({"do_remote_prefill": True})
+    | st.just({"do_remote_decode": True}),
+}
+streaming = st.sampled_from(
+    [
+        {},
+        {"stream": True},
+        {"stream": True, "stream_options": {"include_usage": True}},
+        {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}},
+    ]
+)
+sensible_chat = st.fixed_dictionaries(
+    {
+        "messages": st.lists(
+            st.fixed_dictionaries(
+                {"role": st.sampled_from(["system", "user", "assistant"]), "content": words}
+            ),
+            min_size=1,
+            max_size=3,
+        )
+    },
+    optional={**shared, "response_format": likely["response_format"]},
+)
+asked_logprobs = st.sampled_from([{}, {"logprobs": True}, {"logprobs": True, "top_logprobs": 20}])
+tooled = st.sampled_from(["auto", "required", {"type": "function", "function": {"name": "f"}}])
+tools = st.fixed_dictionaries(
+    {"name": st.just("f")},
+    optional={"parameters": st.just({}) | st.dictionaries(st.text(max_size=5), values, max_size=3)},
+)
+offers: st.SearchStrategy[dict[str, Any]] = st.just({}) | st.tuples(tools, tooled).map(
+    lambda pair: {
+        "tools": [{"type": "function", "function": pair[0]}],
+        "tool_choice": pair[1],
+        "max_tokens": 40,
+    }
+)
+sensible_completion = st.fixed_dictionaries(
+    {
+        "prompt": words
+        | st.lists(words, min_size=1, max_size=3)
+        | st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=20)
+    },
+    optional={**shared, "logprobs": st.integers(0, 20), "echo": st.booleans()},
+)
+sensible = st.one_of(
+    st.tuples(st.just(PATHS[0]), st.tuples(sensible_chat, asked_logprobs, offers, streaming)),
+    st.tuples(st.just(PATHS[1]), st.tuples(sensible_completion, streaming)),
+).map(lambda pair: (pair[0], {key: value for part in pair[1] for key, value in part.items()}))
+
+
+def check_served(body: dict[str, Any], text: bytes) -> None:
+    if not body.get("stream"):
+        answer = json.loads(text)
+        assert len(answer["choices"]) % body.get("n", 1) == 0
+        assert all(choice["finish_reason"] for choice in answer["choices"])
+        usage = answer["usage"]
+        assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+        return
+    events = [event.removeprefix("data: ") for event in text.decode().split("\n\n")]
+    assert events[-2:] == ["[DONE]", ""]
+    chunks = [json.loads(event) for event in events[:-2]]
+    choices = [choice for chunk in chunks for choice in chunk["choices"]]
+    ended = [choice["index"] for choice in choices if choice["finish_reason"]]
+    assert sorted(ended) == sorted({choice["index"] for choice in choices})
+    if body.get("stream_options"):
+        assert chunks[-1]["choices"] == []
+        assert chunks[-1]["usage"]["completion_tokens"] >= len(ended)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(sensible, min_size=8, max_size=12))
+def test_any_sensible_combination_of_fields_is_served(
+    given_requests: list[tuple[str, dict[str, Any]]],
+) -> None:
+    told = asyncio.run(answers([(path, encoded(body)) for path, body in given_requests]))
+    for (path, body), sent in zip(given_requests, told, strict=True):
+        head, _, text = sent.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 "), (path, body, text)
+        check_served(body, text)
