@@ -42,10 +42,19 @@ class Gateway:
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Take one request off the server."""
         kind = KINDS.get(scope["path"]) if scope["type"] == "http" else None
-        if kind is None or scope["method"] != "POST":
+        if kind is None:
             await self._cold(scope, receive, send)
             return
+        if scope["method"] != "POST":
+            await _wrong_method(scope, receive, send)
+            return
         await self._service.serve(kind, dict(scope["headers"]), Downstream(receive, send))
+
+
+async def _wrong_method(scope: Message, receive: Receive, send: Send) -> None:
+    problem = Problem(405, "invalid_request_error", "method_not_allowed", Outcome.REFUSED_INVALID)
+    body = error_body(f"{scope['method']} {scope['path']}: expected POST", problem)
+    await _response(Reply(405, ((b"allow", b"POST"),), body))(scope, receive, send)
 
 
 def cold_app(router: Router, keys: Keys, registry: CollectorRegistry) -> FastAPI:

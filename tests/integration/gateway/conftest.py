@@ -296,9 +296,11 @@ Start = Callable[..., Awaitable[Bench]]
 async def start() -> AsyncIterator[Start]:
     """Starts a gateway over ``engines`` fake engines; every ledger must be empty at the end."""
     benches: list[Bench] = []
+    all_fakes: list[FakeEngine] = []
 
     async def make(engines: int = 1, policy: str = "least-requests", **settings: object) -> Bench:
         fakes = [FakeEngine(f"e{i}") for i in range(engines)]
+        all_fakes.extend(fakes)
         source = ListSource()
         for fake in fakes:
             await fake.start()
@@ -318,6 +320,8 @@ async def start() -> AsyncIterator[Start]:
         return bench
 
     yield make
+    for fake in [*all_fakes, *(engine for bench in benches for engine in bench.engines)]:
+        await fake.stop()
     for bench in benches:
         for client in bench.clients:
             client.writer.close()
@@ -325,7 +329,6 @@ async def start() -> AsyncIterator[Start]:
         async with asyncio.timeout(LIMIT_S):
             await asyncio.gather(bench.task, return_exceptions=True)
         for engine in bench.engines:
-            await engine.stop()
             assert bench.router.inflight(EndpointId(engine.name)) == 0
         bench.router.check()
         outcomes = [row["outcome"] for row in bench.lines.rows]
