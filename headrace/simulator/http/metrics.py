@@ -97,7 +97,6 @@ class EngineFacts:
     adapters_at_s: float = 0.0
     max_loras: int = 0
     lateness_s: float = 0.0
-    steps: int = 0
     cache_config: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -1,4 +1,4 @@
-"""Bodies of the routes that answer at once. Pure."""
+"""Bodies of the routes that answer at once."""
 
 from __future__ import annotations
 

@@ -191,7 +191,7 @@ bodies = (
 requests = st.lists(st.tuples(st.sampled_from(PATHS), bodies), min_size=20, max_size=25)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(requests)
 def test_no_body_is_answered_with_a_server_error(given_requests: list[tuple[str, bytes]]) -> None:
     told = asyncio.run(answers(given_requests))
