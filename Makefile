@@ -50,3 +50,7 @@ lock: setup-dev ## Resolve the dependencies again and write the locks
 
 demo: setup-dev ## Ten minutes of a production trace through a live fleet, and an hour of it in the twin
 	@$(PY) -m bench.demo
+
+e2e-vllm: setup-dev ## Two real vLLM workers behind the gateway, and the engine contract (installs vLLM: 6 GB)
+	@scripts/install-vllm || echo 'vLLM could not be installed: its tests will be skipped' >&2
+	@$(PY) -m pytest -q -m vllm tests/e2e/vllm tests/contract

@@ -40,3 +40,12 @@ def make_model() -> Path:
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )
     return MODEL
+
+
+def version(python: Path, distribution: str) -> str:
+    """Return the version of a distribution in another environment."""
+    asked = f"import importlib.metadata as m; print(m.version({distribution!r}))"
+    done = subprocess.run(
+        [str(python), "-c", asked], check=True, timeout=60, capture_output=True, text=True
+    )
+    return done.stdout.strip()

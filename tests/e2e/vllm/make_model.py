@@ -11,10 +11,13 @@ text can be encoded and nothing is downloaded.
 from __future__ import annotations
 
 import argparse
+import hashlib
+import importlib
 import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 VOCAB = 2048
 SIZES = {
@@ -23,6 +26,7 @@ SIZES = {
     "small": (512, 8, 8, 4, 1536),
 }
 CHAT_TEMPLATE = (
+    "{% if tools %}<|tool|>\n{{ tools | tojson }}<|end|>\n{% endif %}"
     "{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] }}<|end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
@@ -38,15 +42,14 @@ def corpus() -> list[str]:
 
 def make_tokenizer(out: Path) -> None:
     """Train a byte-level BPE and write it with its chat template."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
+    hf: Any = importlib.import_module("tokenizers")
+    tokenizer = hf.Tokenizer(hf.models.BPE())
+    tokenizer.pre_tokenizer = hf.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = hf.decoders.ByteLevel()
+    trainer = hf.trainers.BpeTrainer(
         vocab_size=VOCAB,
         special_tokens=SPECIAL,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        initial_alphabet=hf.pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(corpus(), trainer)
@@ -65,13 +68,12 @@ def make_tokenizer(out: Path) -> None:
 
 def make_model(out: Path, size: str, seed: int) -> float:
     """Write the weights; return their number in millions."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
+    torch: Any = importlib.import_module("torch")
+    transformers: Any = importlib.import_module("transformers")
     hidden, layers, heads, kv_heads, intermediate = SIZES[size]
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(
-        LlamaConfig(
+    model = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
             vocab_size=VOCAB,
             hidden_size=hidden,
             intermediate_size=intermediate,
@@ -87,7 +89,7 @@ def make_model(out: Path, size: str, seed: int) -> float:
         )
     ).to(torch.bfloat16)
     model.save_pretrained(out)
-    return sum(p.numel() for p in model.parameters()) / 1e6
+    return float(sum(p.numel() for p in model.parameters()) / 1e6)
 
 
 def main() -> None:
@@ -97,13 +99,17 @@ def main() -> None:
     parser.add_argument("--size", choices=sorted(SIZES), default="small")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    if (args.out / "config.json").exists():
+    stamp = hashlib.sha256(f"{args.size} {args.seed}".encode() + Path(__file__).read_bytes())
+    made_by = args.out / "made-by.txt"
+    if made_by.exists() and made_by.read_text() == stamp.hexdigest():
         return
     part = args.out.with_name(args.out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     make_tokenizer(part)
     millions = make_model(part, args.size, args.seed)
+    (part / made_by.name).write_text(stamp.hexdigest())
+    shutil.rmtree(args.out, ignore_errors=True)
     part.rename(args.out)
     sys.stdout.write(f"{args.out}: {millions:.1f} M parameters\n")
 
