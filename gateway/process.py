@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, cast
 
 import uvicorn
 from prometheus_client import CollectorRegistry
@@ -17,6 +17,7 @@ from gateway.accounting import Accounts, LineWriter
 from gateway.admission import Admission
 from gateway.app import Gateway, cold_app
 from gateway.config import GatewaySettings
+from gateway.front import Fronts
 from gateway.keys import load_keys
 from gateway.retry import Circuit
 from gateway.serve import Parts, Service
@@ -82,7 +83,9 @@ async def run_gateway(
         clock=clock,
     )
     cold = cold_app(router, keys, registry)
-    app = Gateway(Service(settings, parts), cold)
+    service = Service(settings, parts)
+    app = Gateway(service, cold)
+    fronts = Fronts(service, settings.limits, clock)
     listener = _bind(settings)
     # no await between the first look at the endpoints and the start of the watch that follows
     watch = _Watch(router, source, parts)
@@ -90,11 +93,12 @@ async def run_gateway(
     try:
         async with Tasks(clock) as tasks:
             tasks.start("sweep", upstream.sweep, restart=Restart())
+            tasks.start("idle", fronts.sweep, restart=Restart())
             tasks.start("endpoints", watch.follow, restart=Restart())
             tasks.start("gauges", watch.measure, restart=Restart())
             if lines is not None:
                 tasks.start("lines", lambda: _flush(lines), restart=Restart())
-            await _listen(app, settings, listener, ready, stop)
+            await _listen(app, fronts, settings, listener, ready, stop)
     finally:
         listener.close()
         upstream.close()
@@ -104,6 +108,7 @@ async def run_gateway(
 
 async def _listen(
     app: Gateway,
+    fronts: Fronts,
     settings: GatewaySettings,
     listener: socket.socket,
     ready: Callable[[str], None],
@@ -124,6 +129,7 @@ async def _listen(
         timeout_graceful_shutdown=max(1, round(settings.drain_s)),
     )
     config.load()
+    config.http_protocol_class = cast("type[asyncio.Protocol]", fronts.protocol)
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)
     await server.startup(sockets=[listener])

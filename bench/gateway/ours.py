@@ -10,13 +10,14 @@ import signal
 import sys
 
 import uvloop
-from gateway.process import run_gateway
 
 from bench.gateway.bodies import MODEL
 from gateway.config import GatewaySettings
+from gateway.process import run_gateway
 from headrace.core.endpoint import EndpointView
 from headrace.core.ids import EndpointId, ModelName
 from headrace.runtime.discovery import StaticSource
+from headrace.service.lines import JsonLines
 from router.catalog import DEFAULT_POLICY
 from router.router import Router
 
@@ -32,7 +33,12 @@ async def main(port: int, urls: list[str]) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     settings = GatewaySettings(host="127.0.0.1", port=port)
     router = Router(DEFAULT_POLICY, 1)
-    await run_gateway(settings, router, StaticSource(views), ready=print, stop=stop)
+    source, lines = StaticSource(views), JsonLines(sys.stdout.buffer)
+    await run_gateway(settings, router, source, ready=_ready, stop=stop, lines=lines)
+
+
+def _ready(url: str) -> None:
+    print(url, file=sys.stderr)
 
 
 if __name__ == "__main__":
