@@ -106,7 +106,7 @@ class TokenizeBody(_Common, kw_only=True):
     """POST /tokenize, of a text or of a conversation."""
 
     prompt: str | None = None
-    messages: list[Message] | None = None
+    messages: Annotated[list[Message], Meta(min_length=1)] | None = None
     tools: Raw = _ABSENT
 
 
