@@ -53,6 +53,13 @@ class FleetTimeouts(BaseModel):
         le=7_200,
         description="From starting an engine to its first token; a 70B model loads for minutes.",
     )
+    unready_s: float = Field(
+        default=120.0,
+        gt=0,
+        le=7_200,
+        description="An engine that served, still runs, and has no endpoint ready for this long "
+        "hangs: it is killed and started again.",
+    )
     drain_s: float = Field(
         default=30.0,
         ge=0,

@@ -190,8 +190,7 @@ class Unit:
                     return why
             self._ever_ready = True
             self._set(state=UnitState.READY)
-            assert self._exit is not None
-            return self._told(await asyncio.shield(self._exit))
+            return await self._serve()
         except SpawnFailed as error:
             return str(error)
         finally:
@@ -234,6 +233,42 @@ class Unit:
         finally:
             ready.cancel()
 
+    async def _serve(self) -> str:
+        """Wait for the end of an engine that serves; kill it when it hangs. Return why it ended."""
+        assert self._exit is not None
+        assert self._spawner is not None
+        hung = asyncio.create_task(self._hung(self._status.endpoints))
+        try:
+            await asyncio.wait((hung, self._exit), return_when=asyncio.FIRST_COMPLETED)
+            if self._exit.done():
+                return self._told(self._exit.result())
+            self._spawner.signal(self._life, signal.SIGKILL, group=True)
+            await asyncio.shield(self._exit)
+            return f"it hung: nothing ready for {self._around.timeouts.unready_s} s"
+        finally:
+            hung.cancel()
+
+    async def _hung(self, ids: tuple[EndpointId, ...]) -> None:
+        """Return once none of the endpoints has been ready for too long without a break."""
+        prober = self._around.prober
+        while True:
+            while any(_is(prober.get(endpoint_id), Health.READY) for endpoint_id in ids):
+                await prober.changed()
+            back = asyncio.create_task(self._any_ready(ids))
+            try:
+                async with asyncio.timeout(self._around.timeouts.unready_s):
+                    await back
+            except TimeoutError:
+                if not self._stopping:
+                    return
+            finally:
+                back.cancel()
+
+    async def _any_ready(self, ids: tuple[EndpointId, ...]) -> None:
+        prober = self._around.prober
+        while not any(_is(prober.get(endpoint_id), Health.READY) for endpoint_id in ids):
+            await prober.changed()
+
     def _announce(self, life: str, launch: Launch) -> tuple[EndpointId, ...]:
         """List its endpoints; the prober says when each is ready."""
         many = len(launch.ports) > 1
@@ -248,8 +283,7 @@ class Unit:
     async def _ready(self, ids: tuple[EndpointId, ...]) -> None:
         prober = self._around.prober
         while True:
-            views = [prober.get(endpoint_id) for endpoint_id in ids]
-            if all(view is not None and view.health is Health.READY for view in views):
+            if all(_is(prober.get(endpoint_id), Health.READY) for endpoint_id in ids):
                 return
             await prober.changed()
 
@@ -260,3 +294,7 @@ class Unit:
     def _set(self, **changes: object) -> None:
         self._status = replace(self._status, **changes)  # type: ignore[arg-type]
         self._changed()
+
+
+def _is(view: EndpointView | None, health: Health) -> bool:
+    return view is not None and view.health is health

@@ -42,6 +42,13 @@ class ProbeSettings(BaseModel):
         description="For the one token an endpoint must generate before it is ready: the first "
         "request of a cold engine may compile.",
     )
+    stall_s: float = Field(
+        default=60.0,
+        gt=0,
+        le=3_600,
+        description="An endpoint that has requests running and reports no step and no token for "
+        "this long is down, whatever its /health says. Longer than any one step.",
+    )
     measure_tokens: int = Field(
         default=1_024,
         ge=0,

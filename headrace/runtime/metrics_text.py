@@ -29,6 +29,7 @@ class Names:
     output_tokens: str
     preemptions: str
     finished: str
+    steps: str
 
 
 VLLM: Final = Names(
@@ -41,6 +42,7 @@ VLLM: Final = Names(
     output_tokens="vllm:generation_tokens_total",
     preemptions="vllm:num_preemptions_total",
     finished="vllm:request_success_total",
+    steps="vllm:iteration_tokens_total_count",
 )
 """Source: a page of vLLM 0.32.0, tests/golden/runtime/. The ratio is 0 to 1 despite its name. Our
 simulated engine uses the same names."""
@@ -55,6 +57,7 @@ SGLANG: Final = Names(
     output_tokens="sglang:generation_tokens_total",
     preemptions="sglang:num_retracted_requests_total",
     finished="",
+    steps="",
 )
 """Source: docs.sglang.io, "Production Metrics" (its sample page is in tests/golden/runtime/)."""
 
@@ -77,6 +80,7 @@ class EngineReport:
         prompt_tokens: Prompt tokens of requests, found or computed.
         output_tokens: Tokens generated.
         preemptions: Sequences put back to be computed again.
+        steps: Forward passes; 0 when it does not say.
         finished: Requests ended, by the engine's own reason, in order of reason.
         block_tokens: Tokens of one KV block; None when it does not say.
         kv_tokens: Tokens its KV cache holds; None when it does not say.
@@ -92,10 +96,16 @@ class EngineReport:
     prompt_tokens: int = 0
     output_tokens: int = 0
     preemptions: int = 0
+    steps: int = 0
     finished: tuple[tuple[str, int], ...] = ()
     block_tokens: int | None = None
     kv_tokens: int | None = None
     adapters_running: tuple[str, ...] = ()
+
+    @property
+    def progress(self) -> int:
+        """A count that grows whenever the engine does anything at all."""
+        return self.steps + self.prompt_tokens + self.output_tokens
 
     def load(self, at_s: float) -> EngineLoad | None:
         """Return the load as routing wants it, true at ``at_s``; None unless all of it is known."""
@@ -122,6 +132,7 @@ def parse_metrics(text: str) -> EngineReport:
         prompt_tokens=_total(text, names.prompt_tokens) or 0,
         output_tokens=_total(text, names.output_tokens) or 0,
         preemptions=_total(text, names.preemptions) or 0,
+        steps=_total(text, names.steps) or 0,
         finished=_by_label(text, names.finished, "finished_reason"),
         block_tokens=block_tokens,
         kv_tokens=kv_tokens

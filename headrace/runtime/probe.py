@@ -21,7 +21,15 @@ from headrace.core.ids import EndpointId
 from headrace.runtime.client import ClientLimits, EngineClient, ServedModels
 from headrace.runtime.config import ProbeSettings
 from headrace.runtime.discovery import EndpointSource, ListSource
-from headrace.runtime.vital_signs import Sight, VitalSigns, measured_speed, saw
+from headrace.runtime.metrics_text import EngineReport
+from headrace.runtime.vital_signs import (
+    Sight,
+    VitalSigns,
+    measured_speed,
+    reported,
+    saw,
+    stuck,
+)
 from headrace.service.log import get_logger
 
 _log = get_logger("probe")
@@ -109,11 +117,11 @@ class Prober(EndpointSource):
             await self._clock.sleep(period_s)
 
     async def _look(self, endpoint_id: EndpointId) -> None:
-        """Ask for health, models and load; only the first two decide whether it is well."""
+        """Ask for health, models and metrics; metrics that cannot be read make nobody unwell."""
         client = self._client(endpoint_id)
+        signs = self._signs[endpoint_id]
         at_s = self._clock.now_s()
-        load = kv_tokens = None
-        served = ServedModels(())
+        served, report = ServedModels(()), None
         try:
             await client.health()
             served = await client.models()
@@ -123,16 +131,23 @@ class Prober(EndpointSource):
         except EngineError:
             sight = Sight.UNHEALTHY
         if sight is Sight.HEALTHY:
-            try:
-                report = await client.report()
-                load, kv_tokens = report.load(at_s), report.kv_tokens
-            except EngineError as error:
-                _log.debug("metrics_unread", endpoint=endpoint_id, why=error.message)
-        signs = saw(self._signs[endpoint_id], sight, self._settings.failures_to_down)
+            report = await self._report(client, endpoint_id)
+            if report is not None:
+                signs = reported(signs, report, at_s)
+            if stuck(signs, at_s, self._settings.stall_s):
+                sight = Sight.STUCK
+        signs = saw(signs, sight, self._settings.failures_to_down)
         if sight is Sight.HEALTHY:
-            signs = replace(signs, models=served.names, load=load or signs.load)
-            signs = self._with_geometry(endpoint_id, signs, kv_tokens)
+            signs = replace(signs, models=served.names)
+            signs = self._with_geometry(endpoint_id, signs, report.kv_tokens if report else None)
         self._set(endpoint_id, signs)
+
+    async def _report(self, client: EngineClient, endpoint_id: EndpointId) -> EngineReport | None:
+        try:
+            return await client.report()
+        except EngineError as error:
+            _log.debug("metrics_unread", endpoint=endpoint_id, why=error.message)
+            return None
 
     def _with_geometry(
         self, endpoint_id: EndpointId, signs: VitalSigns, kv_tokens: int | None

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from headrace.core.endpoint import EngineLoad, Health, Speed
 from headrace.core.ids import ModelName
+from headrace.runtime.metrics_text import EngineReport
 
 
 class Sight(StrEnum):
@@ -15,6 +16,7 @@ class Sight(StrEnum):
     HEALTHY = "healthy"
     UNHEALTHY = "unhealthy"
     REFUSED = "refused"
+    STUCK = "stuck"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,8 @@ class VitalSigns:
         models: Names it serves, base model first.
         load: Its last report.
         speed: As measured; None before.
+        progress: Its count of work done at the last look.
+        moved_at_s: When that count last grew, or nothing was running.
 
     """
 
@@ -35,6 +39,8 @@ class VitalSigns:
     models: tuple[ModelName, ...] = ()
     load: EngineLoad | None = None
     speed: Speed | None = None
+    progress: int = -1
+    moved_at_s: float = 0.0
 
     @property
     def health(self) -> Health:
@@ -50,14 +56,36 @@ class VitalSigns:
 def saw(signs: VitalSigns, sight: Sight, failures_to_down: int) -> VitalSigns:
     """Return ``signs`` after one more look; one that goes down must prove itself again.
 
-    A refused connection means that no process listens there, which no amount of patience helps.
+    A refused connection means that no process listens there, and being stuck has taken its time
+    already: neither is forgiven.
     """
     if sight is Sight.HEALTHY:
         return replace(signs, failures=0)
     failures = signs.failures + 1 if sight is Sight.UNHEALTHY else failures_to_down
     if failures >= failures_to_down:
-        return VitalSigns(failures=min(failures, failures_to_down), speed=signs.speed)
+        return replace(
+            signs, proven=False, failures=min(failures, failures_to_down), models=(), load=None
+        )
     return replace(signs, failures=failures)
+
+
+def reported(signs: VitalSigns, report: EngineReport, at_s: float) -> VitalSigns:
+    """Return ``signs`` with what the engine's metrics said at ``at_s``."""
+    moved = report.progress != signs.progress or not report.running
+    return replace(
+        signs,
+        load=report.load(at_s) or signs.load,
+        progress=report.progress,
+        moved_at_s=at_s if moved else signs.moved_at_s,
+    )
+
+
+def stuck(signs: VitalSigns, now_s: float, stall_s: float) -> bool:
+    """Return whether an engine has requests running and has done nothing for ``stall_s``.
+
+    vLLM answers ``/health`` with 200 and ``/metrics`` with old numbers while its core hangs.
+    """
+    return signs.progress >= 0 and now_s - signs.moved_at_s >= stall_s
 
 
 def measured_speed(

@@ -24,6 +24,7 @@ def test_a_page_of_vllm_gives_load_counters_and_cache_geometry() -> None:
         prompt_tokens=7813,
         output_tokens=1457,
         preemptions=0,
+        steps=126,
         finished=(("abort", 0), ("error", 0), ("length", 1), ("repetition", 0), ("stop", 0)),
         block_tokens=32,
         kv_tokens=8192,

@@ -113,6 +113,23 @@ async def test_an_engine_that_never_generates_is_never_ready_and_is_killed(
         await ended(pid)
 
 
+async def test_an_engine_that_hangs_is_killed_and_replaced(settings: Make) -> None:
+    quick = {"timeouts.unready_s": 0.3, "probe.timeout_s": 0.1}
+    async with LocalFleet(settings(**quick)) as fleet, asyncio.timeout(20):
+        await fleet.wait_ready()
+        (pid,) = pids(fleet)
+        os.kill(pid, signal.SIGSTOP)
+        await until(fleet, lambda views: any(view.health is Health.DOWN for view in views))
+        await until(
+            fleet,
+            lambda views: any(
+                view.endpoint_id == "vllm-0.1" and view.health is Health.READY for view in views
+            ),
+        )
+        await ended(pid)
+        assert "it hung" in fleet.status()[0].why
+
+
 async def test_an_engine_is_stopped_only_when_nothing_is_in_flight_there(settings: Make) -> None:
     inflight = {EndpointId("vllm-0"): 1}
     fleet = LocalFleet(settings(), inflight=lambda endpoint_id: inflight[endpoint_id])

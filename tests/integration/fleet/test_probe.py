@@ -189,6 +189,18 @@ async def test_an_endpoint_that_stalls_goes_down_after_its_time_outs() -> None:
         engine.stall.set()
 
 
+async def test_an_endpoint_that_runs_requests_and_does_nothing_is_down_until_it_moves() -> None:
+    engine = Engine()
+    async with engine.serving(), watching(FAST.model_copy(update={"stall_s": 0.2})) as watched:
+        watched.add(engine)
+        await watched.health(Health.READY)
+        await watched.health(Health.DOWN)
+        asked = len(engine.prompts)
+        engine.page = PAGE + "vllm:generation_tokens_total 1.0\n"
+        await watched.health(Health.READY)
+        assert len(engine.prompts) > asked
+
+
 async def test_an_endpoint_nobody_serves_goes_down_at_the_first_refusal() -> None:
     engine = Engine()
     once = FAST.model_copy(update={"failures_to_down": 100})

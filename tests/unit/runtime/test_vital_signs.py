@@ -6,7 +6,15 @@ import pytest
 
 from headrace.core.endpoint import Health, Speed
 from headrace.core.ids import ModelName
-from headrace.runtime.vital_signs import Sight, VitalSigns, measured_speed, saw
+from headrace.runtime.metrics_text import EngineReport
+from headrace.runtime.vital_signs import (
+    Sight,
+    VitalSigns,
+    measured_speed,
+    reported,
+    saw,
+    stuck,
+)
 
 SERVING = VitalSigns(proven=True, models=(ModelName("m"),))
 
@@ -55,3 +63,32 @@ def test_a_long_prompt_no_slower_than_a_short_one_is_fast_but_finite() -> None:
 
 def test_what_was_not_measured_stays_as_presumed() -> None:
     assert measured_speed(Speed(9.0, 9), 0, 0.0, 0.0, None) == Speed(9.0, 9)
+
+
+def busy(steps: int, running: int = 1) -> EngineReport:
+    return EngineReport(running=running, waiting=0, kv_used_ratio=0.1, steps=steps)
+
+
+def test_an_engine_that_runs_requests_without_a_step_is_stuck_after_a_while() -> None:
+    signs = reported(SERVING, busy(1), 0.0)
+    for at_s in (5.0, 9.0):
+        signs = reported(signs, busy(1), at_s)
+        assert not stuck(signs, at_s, 10.0)
+    assert stuck(reported(signs, busy(1), 10.0), 10.0, 10.0)
+    assert saw(signs, Sight.STUCK, 3).health is Health.DOWN
+
+
+def test_an_engine_that_steps_or_has_nothing_to_do_is_not_stuck() -> None:
+    stepping = reported(reported(SERVING, busy(1), 0.0), busy(2), 20.0)
+    assert not stuck(stepping, 20.0, 10.0)
+    idle = reported(reported(SERVING, busy(1, 0), 0.0), busy(1, 0), 20.0)
+    assert not stuck(idle, 20.0, 10.0)
+
+
+def test_an_engine_never_heard_of_is_not_stuck() -> None:
+    assert not stuck(SERVING, 1e9, 10.0)
+
+
+def test_a_report_without_load_keeps_the_last_one() -> None:
+    signs = reported(SERVING, busy(1), 3.0)
+    assert reported(signs, EngineReport(steps=2), 4.0).load == signs.load
