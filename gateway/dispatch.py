@@ -182,7 +182,7 @@ class Dispatcher:
         account.attempts += 1
         account.endpoint = endpoint_id
         account.dispatched_s = now_s
-        account.predicted_ttft_s = _predicted_ttft_s(decision)
+        account.predicted_ttft_s = _predicted_ttft_s(decision, self._router.time_scale)
         self._router.dispatched(route, decision, now_s)
         try:
             exchange = await self._forward(route, endpoint_id, request, head, account, sink)
@@ -282,7 +282,9 @@ class StaleConnection(EngineUnreachable):
     """A kept connection had been closed by the engine; the endpoint itself may be well."""
 
 
-def _predicted_ttft_s(decision: Decision) -> float | None:
+def _predicted_ttft_s(decision: Decision, time_scale: float) -> float | None:
+    """Return the time to first token that the decision expects, in seconds of our clock."""
     if decision.unit != "ms":
         return None
-    return sum(ms for name, ms in decision.ranking[0].parts if name in _TTFT_PARTS) / 1_000.0
+    engine_ms = sum(ms for name, ms in decision.ranking[0].parts if name in _TTFT_PARTS)
+    return engine_ms / 1_000.0 / time_scale

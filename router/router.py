@@ -20,9 +20,22 @@ from router.policy import Candidate
 
 
 class Router:
-    """Places requests on endpoints and keeps count of what is where."""
+    """Places requests on endpoints and keeps count of what is where.
 
-    def __init__(self, policy: str = DEFAULT_POLICY, seed: int = 0) -> None:
+    Args:
+        policy: One of ``router.catalog.POLICIES``.
+        seed: Of the generator that breaks ties.
+        time_scale: Engine seconds per second of ``now_s``; not 1 only for simulated engines that
+            outrun the clock. Policies weigh engine milliseconds against constants of their own,
+            so a fleet at any scale is routed as one at 1 would be.
+
+    """
+
+    def __init__(
+        self, policy: str = DEFAULT_POLICY, seed: int = 0, *, time_scale: float = 1.0
+    ) -> None:
+        assert time_scale > 0
+        self.time_scale = time_scale
         self._policy = make_policy(policy)
         self._rng = Random(seed)
         self._endpoints: dict[EndpointId, EndpointView] = {}
@@ -84,7 +97,7 @@ class Router:
             )
         hits = self._estimate.longest_prefix(request.blocks)
         candidates = [
-            self._candidate(view, request, hits.get(view.endpoint_id, 0), now_s)
+            self._candidate(view, request, hits.get(view.endpoint_id, 0), now_s * self.time_scale)
             for view in views
             if view.health is Health.READY and view.endpoint_id not in exclude
         ]
@@ -99,17 +112,18 @@ class Router:
         """
         endpoint_id = decision.endpoint_id
         candidate = decision.candidate
-        self._ledger.dispatched(request, endpoint_id, candidate.cached_tokens, now_s)
+        engine_s = now_s * self.time_scale
+        self._ledger.dispatched(request, endpoint_id, candidate.cached_tokens, engine_s)
         limit = max(1, int(candidate.kv_tokens / request.block_tokens))
         self._estimate.stored(endpoint_id, request.blocks, limit_blocks=limit)
 
     def first_token(self, request_id: RequestId, now_s: float) -> None:
         """Note that the first token of ``request_id`` came; later calls change nothing."""
-        self._ledger.first_token(request_id, now_s)
+        self._ledger.first_token(request_id, now_s * self.time_scale)
 
     def released(self, request_id: RequestId, now_s: float) -> None:
         """Release the reserve of ``request_id``, however it ended; harmless when there is none."""
-        self._ledger.released(request_id, now_s)
+        self._ledger.released(request_id, now_s * self.time_scale)
 
     def inflight(self, endpoint_id: EndpointId) -> int:
         """Return how many requests are in flight on ``endpoint_id``."""
@@ -121,9 +135,10 @@ class Router:
         self._estimate.check()
 
     def _candidate(
-        self, view: EndpointView, request: RouteRequest, hit_blocks: int, now_s: float
+        self, view: EndpointView, request: RouteRequest, hit_blocks: int, engine_s: float
     ) -> Candidate:
-        load = self._ledger.load(view.endpoint_id, view.speed.prefill_tokens_per_s)
+        presumed = view.speed.prefill_tokens_per_s / self.time_scale
+        load = self._ledger.load(view.endpoint_id, presumed)
         return Candidate(
             endpoint_id=view.endpoint_id,
             # the last token is always computed, or there would be nothing to sample from
@@ -132,7 +147,7 @@ class Router:
             ),
             inflight=load.inflight,
             decoding=load.decoding,
-            queued_ms=load.queued_ms(now_s),
+            queued_ms=load.queued_ms(engine_s),
             resident_tokens=load.resident_tokens,
             kv_tokens=view.speed.kv_tokens,
             fixed_ms=load.speed.fixed_ms,

@@ -16,6 +16,7 @@ from gateway.process import Lines, run_gateway
 from headrace.cli.config import LogSettings, UpSettings
 from headrace.core.endpoint import EndpointView, Health
 from headrace.runtime.discovery import EndpointSource
+from headrace.runtime.engines.launch import EngineKind
 from headrace.service.lines import ConsoleLines, JsonLines
 from headrace.service.log import configure_logging, get_logger
 from headrace.service.settings import describe, load_settings
@@ -53,7 +54,12 @@ class _Up:
     def __init__(self, settings: UpSettings, lines: Lines) -> None:
         self._settings = settings
         self._lines = lines
-        self._router = Router(settings.router.policy, settings.router.seed)
+        fleet = settings.fleet
+        self._router = Router(
+            settings.router.policy,
+            settings.router.seed,
+            time_scale=fleet.time_scale if fleet.engine is EngineKind.SIMULATED else 1.0,
+        )
         self._fleet = LocalFleet(settings.fleet, inflight=self._router.inflight)
         self._stop = asyncio.Event()
 

@@ -186,3 +186,21 @@ def test_choosing_reserves_nothing(policy: str) -> None:
 def test_an_unknown_policy_names_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="expected-ttft, least-requests, random, round-robin"):
         make_policy("magic")
+
+
+def test_a_fleet_that_outruns_the_clock_is_routed_as_one_that_does_not() -> None:
+    def costs(scale: float) -> list[tuple[EndpointId, float]]:
+        speed = replace(SPEED, prefill_tokens_per_s=SPEED.prefill_tokens_per_s * scale)
+        r = Router("expected-ttft", seed=0, time_scale=scale)
+        r.set_endpoints([view(A, speed=speed), view(B, speed=speed)])
+        seen = []
+        for n in range(12):
+            req = request(f"r{n}", 500 + 700 * (n % 4), first_block=100 * (n % 3))
+            decision = r.choose(req, n * 0.1 / scale)
+            seen.append((decision.endpoint_id, round(decision.ranking[0].cost, 6)))
+            r.dispatched(req, decision, n * 0.1 / scale)
+            r.first_token(RequestId(f"r{n - 1}"), (n * 0.1 + 0.05) / scale)
+            r.released(RequestId(f"r{n - 4}"), (n * 0.1 + 0.06) / scale)
+        return seen
+
+    assert costs(8.0) == costs(1.0)
