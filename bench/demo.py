@@ -71,8 +71,8 @@ GOALS: Final = (
     Goal("A3.live.p99", "live.ratio.ttft_p99_vs_best_other", "<=", 1.0),
     Goal("A3.twin.mean", "twin_hour.ratio.ttft_mean_vs_best_other", "<=", 1.0),
     Goal("A3.twin.p99", "twin_hour.ratio.ttft_p99_vs_best_other", "<=", 1.0),
-    Goal("A3.agree.ttft", "agree.ttft_mean_ratio_off", "<=", 0.15),
-    Goal("A3.agree.hits", "agree.hit_ratio_off", "<=", 0.15),
+    Goal("A3.agree.ttft", "agree.ttft_mean_off_ratio", "<=", 0.15),
+    Goal("A3.agree.hits", "agree.hit_off_ratio", "<=", 0.15),
     Goal("A3.failed", "live.failed", "==", 0),
     Goal("A3.load.least", "utilisation", ">=", 0.6),
     Goal("A3.load.most", "utilisation", "<=", 0.8),
@@ -142,9 +142,14 @@ def utilisation(workload: Sequence[TraceRequest], fleet: Fleet) -> float:
 def live_run(
     policy: str, workload: Sequence[TraceRequest], fleet: Fleet, time_scale: float
 ) -> Live:
-    print(f"live: {policy}", file=sys.stderr)
+    """Run once more, with a fresh fleet, when something else kept the machine busy."""
     options = [*fleet.options(), "--policy", policy]
-    return run_live(workload, options, time_scale=time_scale, seed=SEED)
+    print(f"live: {policy}", file=sys.stderr)
+    run = run_live(workload, options, time_scale=time_scale, seed=SEED)
+    if run.disturbed:
+        print(f"live: {policy} again: {cost_line(run)}", file=sys.stderr)
+        run = run_live(workload, options, time_scale=time_scale, seed=SEED)
+    return run
 
 
 def twin_run(policy: str, workload: Sequence[TraceRequest], fleet: Fleet) -> Report:
@@ -186,9 +191,10 @@ def reported(where: str, reports: Mapping[str, Report]) -> dict[str, float]:
 def agreement(live: Report, twin: Report) -> dict[str, float]:
     """Return how far the live figures are off the twin's, as a share of the live ones."""
     return {
-        "agree.ttft_mean_ratio_off": abs(twin.ttft.mean_s / live.ttft.mean_s - 1.0),
-        "agree.hit_ratio_off": abs(twin.hit_ratio / live.hit_ratio - 1.0),
-        "agree.tpot_mean_ratio_off": abs(twin.tpot.mean_s / live.tpot.mean_s - 1.0),
+        "agree.ttft_mean_off_ratio": abs(twin.ttft.mean_s / live.ttft.mean_s - 1.0),
+        "agree.hit_off_ratio": abs(twin.hit_ratio / live.hit_ratio - 1.0),
+        "agree.tpot_mean_off_ratio": abs(twin.tpot.mean_s / live.tpot.mean_s - 1.0),
+        "agree.e2e_mean_off_ratio": abs(twin.e2e.mean_s / live.e2e.mean_s - 1.0),
     }
 
 
@@ -204,6 +210,7 @@ def costs(live: Mapping[str, Live]) -> dict[str, float]:
             f"live.{policy}.engine_cores": run.engine_cores,
             f"live.{policy}.client_cores": run.client_cores,
             f"live.{policy}.wall_s": run.result.wall_s,
+            f"live.{policy}.disturbed": int(run.disturbed),
         }
     return flat
 
@@ -222,6 +229,8 @@ def notes(workload: str, fleet: Fleet, time_scale: float) -> list[str]:
         f"Workload {workload} (arrivals jittered within the trace's 3 s quantum), fleet {fleet}.",
         f"Live at {time_scale:g}x: latencies are wall seconds times {time_scale:g}.",
         "Utilisation: seconds the twin needs for the ten minutes as one backlog, over 600.",
+        "A live run in which the client's own p99 lateness passes 20 wall ms (the machine was busy "
+        "with something else) is run once more; disturbed = 1 says that the second was no better.",
         f"Goodput at TTFT <= {SLO.ttft_s:g} s and TPOT <= {SLO.tpot_s:g} s.",
     ]
 

@@ -26,6 +26,9 @@ from headrace.twin.sse import SseClient, Target
 
 START_S = 60.0
 STOP_S = 60.0
+DISTURBED_S = 0.02
+"""Lateness of the client's p99 beyond which a run says more of the machine than of us: on two
+cores of its own it is 5 to 8 wall milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,11 @@ class Live:
     gateway_cores: float
     engine_cores: float
     client_cores: float
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether something else kept the machine so busy that our own timers rang late."""
+        return self.result.lateness.p99_s > DISTURBED_S
 
 
 @dataclass(frozen=True)
@@ -78,22 +86,23 @@ async def _replay(
 ) -> ReplayResult:
     client = SseClient(Target.parse(url))
     tally = Tally()
-    told = asyncio.create_task(_tell(tally, len(workload)))
+    told = asyncio.create_task(_tell(tally, len(workload)))  # a bar would cost the cores measured
     try:
         settings = ReplaySettings(await served_model(client), time_scale, seed)
         return await replay(workload, client, settings, tally=tally)
     finally:
         told.cancel()
         await client.close()
-        print(file=sys.stderr)
 
 
 async def _tell(tally: Tally, total: int) -> None:
+    """Rewrite one line each second on a terminal, write one every half minute elsewhere."""
+    on_terminal = sys.stderr.isatty()
     while True:
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(1.0 if on_terminal else 30.0)
         inflight = tally.sent - tally.ended
         line = f"  {tally.ended}/{total} ended, {inflight} in flight, {tally.failed} failed   "
-        print(line, end="\r", file=sys.stderr, flush=True)
+        print(line, end="\r" if on_terminal else "\n", file=sys.stderr, flush=True)
 
 
 @contextmanager
