@@ -28,7 +28,7 @@ asyncio.run(main())
 
 
 async def test_engines_do_not_outlive_an_owner_that_was_killed(
-    settings: Callable[..., FleetSettings],
+    settings: Callable[..., FleetSettings], tmp_path: Path
 ) -> None:
     owner = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -36,7 +36,7 @@ async def test_engines_do_not_outlive_an_owner_that_was_killed(
         OWNER,
         settings("grandchild", replicas=2).model_dump_json(),
         stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": ROOT},
+        env={**os.environ, "PYTHONPATH": ROOT, "TMPDIR": str(tmp_path)},
     )
     assert owner.stdout is not None
     async with asyncio.timeout(30):
