@@ -1,0 +1,134 @@
+"""Reference pages made from the tables they document, so that they cannot go stale. Pure."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Final
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BaseModel, SecretStr
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from headrace.service.metrics import MetricSpec
+
+_MARKS = ((Ge, "ge", "≥"), (Gt, "gt", ">"), (Le, "le", "≤"), (Lt, "lt", "<"))
+
+
+def metrics_table(metrics: Sequence[MetricSpec]) -> str:
+    """Return the table of metrics in Markdown."""
+    rows = ["| metric | kind | unit | labels | meaning |", "|---|---|---|---|---|"]
+    for spec in metrics:
+        labels = ", ".join(f"`{label}`" for label in spec.labels) or "none"
+        rows.append(f"| `{spec.name}` | {spec.kind} | {spec.unit} | {labels} | {spec.help} |")
+    return "\n".join(rows) + "\n"
+
+
+def settings_tables(model: type[BaseModel]) -> str:
+    """Return one Markdown section per group of settings, named by its dotted path."""
+    return "\n".join(_section(path, group) for path, group in _groups(model, ""))
+
+
+def _groups(model: type[BaseModel], path: str) -> Iterator[tuple[str, type[BaseModel]]]:
+    """Yield ``model`` and all groups below it, each once per place, outer ones first."""
+    yield path, model
+    for name, field in model.model_fields.items():
+        inner = _model_in(field.annotation)
+        if inner is not None:
+            many = "[]" if typing.get_origin(field.annotation) in (list, tuple) else ""
+            yield from _groups(inner, f"{path}.{name}{many}".lstrip("."))
+
+
+def _section(path: str, model: type[BaseModel]) -> str:
+    intro = (model.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")
+    lines = [f"## `{path}`" if path else "## Top level", "", " ".join(intro.split()), ""]
+    lines += ["| key | default | allowed | meaning |", "|---|---|---|---|"]
+    for name, field in model.model_fields.items():
+        lines.append(
+            f"| `{name}` | {_default(field)} | {_allowed(field)} | {_meaning(path, name, field)} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _meaning(path: str, name: str, field: FieldInfo) -> str:
+    if field.description:
+        return _cell(field.description)
+    inner = _model_in(field.annotation)
+    return "" if inner is None else f"see `{f'{path}.{name}'.lstrip('.')}`"
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    if _model_in(field.annotation) is not None and field.default is PydanticUndefined:
+        return ""
+    value = field.get_default(call_default_factory=True, validated_data={})
+    if value is None or isinstance(value, BaseModel):
+        return "unset" if value is None else ""
+    if isinstance(value, float):
+        value = f"{value:g}"
+    elif isinstance(value, tuple):
+        value = list(value)
+    return f"`{_cell(str(value))}`"
+
+
+def _allowed(field: FieldInfo) -> str:
+    bounds = [
+        f"{mark} {_number(getattr(bound, attribute))}"
+        for kind, attribute, mark in _MARKS
+        for bound in field.metadata
+        if isinstance(bound, kind)
+    ]
+    return ", ".join([_cell(_words(field.annotation)), *bounds])
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"
+
+
+_WORDS: Final = {
+    type(None): "unset",
+    str: "text",
+    int: "integer",
+    float: "number",
+    bool: "yes or no",
+    SecretStr: "secret",
+    Path: "path",
+}
+
+
+def _words(annotation: object) -> str:
+    """Say in words what a value may be."""
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Literal:
+        return ", ".join(f"`{value}`" for value in inner)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_words(kind) for kind in inner)
+    if origin is not None:
+        name = "mapping" if origin is dict else "list"
+        return f"{name} of {' to '.join(_words(kind) for kind in inner if kind is not ...)}"
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return ", ".join(f"`{member.value}`" for member in annotation)
+    if _model_in(annotation) is not None:
+        return "group"
+    return _WORDS.get(annotation, "value") if isinstance(annotation, type) else "value"
+
+
+def _model_in(annotation: object) -> type[BaseModel] | None:
+    """Return the settings group inside an annotation such as ``list[Group] | None``."""
+    if isinstance(annotation, type) and typing.get_origin(annotation) is None:
+        return annotation if issubclass(annotation, BaseModel) else None
+    for inner in typing.get_args(annotation):
+        found = _model_in(inner)
+        if found is not None:
+            return found
+    return None
+
+
+def _cell(text: str) -> str:
+    """Make a text fit a cell of a Markdown table."""
+    return " ".join(text.replace("|", "\\|").split())
