@@ -269,11 +269,14 @@ class Bench:
     stop: asyncio.Event
     task: asyncio.Task[None]
     port: int
+    turned_cold: bool
     clients: list[Client] = field(default_factory=list)
 
     async def client(self) -> Client:
         client = Client(*await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 20))
         self.clients.append(client)
+        if self.turned_cold:
+            assert (await client.get("/health")).status == 200
         return client
 
     async def ask(self, value: object, *, path: str = CHAT_PATH, **headers: str) -> Reply:
@@ -292,9 +295,13 @@ class Bench:
 Start = Callable[..., Awaitable[Bench]]
 
 
-@pytest.fixture
-async def start() -> AsyncIterator[Start]:
-    """Starts a gateway over ``engines`` fake engines; every ledger must be empty at the end."""
+@pytest.fixture(params=["direct", "through uvicorn"])
+async def start(request: pytest.FixtureRequest) -> AsyncIterator[Start]:
+    """Starts a gateway over ``engines`` fake engines; every ledger must be empty at the end.
+
+    A connection that has carried any other request is uvicorn's from then on, so each test is run
+    both ways.
+    """
     benches: list[Bench] = []
     all_fakes: list[FakeEngine] = []
 
@@ -315,7 +322,8 @@ async def start() -> AsyncIterator[Start]:
         if task.done():
             await task
         port = int(ready.result().rsplit(":", 1)[1])
-        bench = Bench(fakes, router, source, lines, stop, task, port)
+        cold = request.param != "direct"
+        bench = Bench(fakes, router, source, lines, stop, task, port, cold)
         benches.append(bench)
         return bench
 
