@@ -13,6 +13,9 @@ from headrace.core.errors import EngineError, EngineRefused, EngineTimeout, Engi
 JOIN_BELOW_BYTES: Final = 65_536
 """Bodies shorter than this are copied behind their head; longer ones are written beside it."""
 
+MAX_SIZE_DIGITS: Final = 6
+"""Most digits of a chunk's length that are looked for; longer chunks are parsed."""
+
 
 class ReplyHandler(Protocol):
     """Takes one reply as it comes. Nothing is called after ``on_end`` or ``on_broken``."""
@@ -23,6 +26,10 @@ class ReplyHandler(Protocol):
 
     def on_body(self, data: bytes) -> None:
         """Take the next bytes of the body."""
+        ...
+
+    def on_chunk(self, chunk: bytes, start: int) -> None:
+        """Take the next bytes of the body, which are ``chunk[start:-2]`` in their frame."""
         ...
 
     def on_end(self) -> None:
@@ -36,6 +43,22 @@ class ReplyHandler(Protocol):
     def on_stalled(self, paused_s: float) -> None:
         """Take note that the reply has been paused for that long."""
         ...
+
+
+def whole_chunk(data: bytes) -> int:
+    """Return where the body starts in ``data`` if it is one chunk of a chunked body, else 0.
+
+    Engines send a token as a chunk and the kernel hands it over as such, nearly always: this saves
+    parsing it. Only the plainest frame passes (lower case, no extension, not the last chunk), so
+    that it can go on to a client as it is.
+    """
+    at = data.find(b"\r\n", 1, MAX_SIZE_DIGITS + 2)
+    if at < 0:
+        return 0
+    size = len(data) - at - 4
+    if size <= 0 or data[:at] != b"%x" % size or not data.endswith(b"\r\n"):
+        return 0
+    return at + 2
 
 
 class Owner(Protocol):
@@ -78,6 +101,8 @@ class Connection(asyncio.Protocol):
         self._headers: dict[bytes, bytes] = {}
         self._head_seen = 0
         self._in_head = True
+        self._in_chunk: bool | None = None
+        self._at_border = False
         self._paused_s: float | None = None
         self._seen_progress = 0
         self.fresh = True
@@ -114,6 +139,8 @@ class Connection(asyncio.Protocol):
         self._handler = handler
         self.fresh = False
         self._in_head = True
+        self._in_chunk = None
+        self._at_border = False
         self._head_seen = 0
         self._headers = {}
         self._seen_progress = self.progress
@@ -173,15 +200,24 @@ class Connection(asyncio.Protocol):
 
     @override
     def data_received(self, data: bytes) -> None:
-        if self._handler is None:  # nobody asked; whatever it is, the connection is out of step
+        handler = self._handler
+        if handler is None:  # nobody asked; whatever it is, the connection is out of step
             self.abort()
             return
+        if self._at_border:
+            start = whole_chunk(data)
+            if start:
+                self.progress += 1
+                handler.on_chunk(data, start)
+                return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
             self._fail(EngineRefused("an engine did not speak HTTP"))
         except httptools.HttpParserUpgrade:
             self._fail(EngineRefused("an engine changed the protocol"))
+        # a chunk has ended, and of the next one not even a digit has come
+        self._at_border = self._in_chunk is False and data.endswith(b"\r\n")
         if self._in_head:
             self._head_seen += len(data)
             if self._head_seen > self._head_bytes:
@@ -215,6 +251,14 @@ class Connection(asyncio.Protocol):
         self.progress += 1
         if self._handler is not None:
             self._handler.on_body(data)
+
+    def on_chunk_header(self) -> None:
+        """Parser: a chunk begins."""
+        self._in_chunk = True
+
+    def on_chunk_complete(self) -> None:
+        """Parser: a chunk is complete, its last line end included."""
+        self._in_chunk = False
 
     def on_message_complete(self) -> None:
         """Parser: the reply is complete, unless it was one of those that only announce another."""

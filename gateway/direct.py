@@ -139,22 +139,28 @@ class DirectSink:
 
     def write(self, data: bytes) -> None:
         """Send a piece of the body."""
-        self.write_chunk(b"%x\r\n%b\r\n" % (len(data), data) if self._framed else data)
+        self._put(b"%x\r\n%b\r\n" % (len(data), data) if self._framed else data)
 
-    def write_chunk(self, chunk: bytes) -> None:
-        """Send a piece that is one chunk of a chunked body already, frame and all."""
-        if self._head:
-            chunk = self._head + chunk
-            self._head = b""
-        if not self.gone:
+    def write_chunk(self, chunk: bytes, start: int) -> None:
+        """Send a piece in the frame that it came in."""
+        if self._head or self.gone or not self._framed:
+            self._put(chunk if self._framed else chunk[start:-2])
+        else:
             self._transport.write(chunk)
 
     def end(self, data: bytes = b"") -> None:
         """Send the last piece of the body."""
         if self._framed:
             data = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else LAST_CHUNK
-        self.write_chunk(data)
+        self._put(data)
         self.ended = True
+
+    def _put(self, data: bytes) -> None:
+        if self._head:
+            data = self._head + data
+            self._head = b""
+        if not self.gone:
+            self._transport.write(data)
 
     async def _wait(self) -> None:
         waiter = self._waiter = asyncio.get_running_loop().create_future()

@@ -158,6 +158,10 @@ class Downstream:
         """Send a piece of the body."""
         self._push({"type": "http.response.body", "body": data, "more_body": True})
 
+    def write_chunk(self, chunk: bytes, start: int) -> None:
+        """Send a piece that came in the frame of a chunk; the server frames it again."""
+        self.write(chunk[start:-2])
+
     def end(self, data: bytes = b"") -> None:
         """Send the last piece of the body."""
         self.ended = True

@@ -80,6 +80,10 @@ class Sink(Protocol):
         """Send a piece of the body."""
         ...
 
+    def write_chunk(self, chunk: bytes, start: int) -> None:
+        """Send a piece of a body without a length: ``chunk[start:-2]``, framed for HTTP/1.1."""
+        ...
+
     def end(self, data: bytes = b"") -> None:
         """Send the last piece of the body."""
         ...
@@ -183,6 +187,15 @@ class Exchange:
             self._sink.write(out)
             if self._sink.blocked and self._connection is not None:
                 self._connection.pause(self._now_s())
+
+    def on_chunk(self, chunk: bytes, start: int) -> None:
+        """Take a piece of the reply in its frame."""
+        if self.first_s is None or self.over.done() or not self.meter.passes_chunk(chunk, start):
+            self.on_body(chunk[start:-2])
+            return
+        self._sink.write_chunk(chunk, start)
+        if self._sink.blocked and self._connection is not None:
+            self._connection.pause(self._now_s())
 
     def on_end(self) -> None:
         """Take note that the reply is complete."""

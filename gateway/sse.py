@@ -20,6 +20,11 @@ MAX_EVENT_BYTES: Final = 1 << 20
 _GAP: Final = re.compile(rb"\r?\n\r?\n")
 _DATA: Final = b"data:"
 _DONE: Final = b"[DONE]"
+_DELTA: Final = b'"delta":'
+_REST: Final = b'},"'
+
+_MARKER_BYTES: Final = len(b"finish_reason")
+"""Longest of what is searched for between the known beginning and end of an event."""
 
 
 class _Details(msgspec.Struct):
@@ -86,12 +91,26 @@ class StreamMeter:
 
     """
 
-    __slots__ = ("_carry", "_drop_usage", "_finished", "reason", "usage", "verdict")
+    __slots__ = (
+        "_carry",
+        "_drop_usage",
+        "_finished",
+        "_from",
+        "_head",
+        "_likeness",
+        "_tail",
+        "_to",
+        "reason",
+        "usage",
+        "verdict",
+    )
 
     def __init__(self, *, drop_usage: bool) -> None:
         self._drop_usage = drop_usage
         self._carry = b""
         self._finished = False
+        self._head = self._tail = b""
+        self._likeness = self._from = self._to = 0
         self.usage: Usage | None = None
         self.verdict = Verdict.OPEN
         self.reason = ""
@@ -101,18 +120,54 @@ class StreamMeter:
 
         Events are forwarded whole, and none after a verdict.
         """
+        if self._passes(piece) and piece.endswith(b"\n\n"):
+            return piece
+        return self._look(piece)
+
+    def passes_chunk(self, chunk: bytes, start: int) -> bool:
+        """Take ``chunk[start:-2]``, and return whether it may be forwarded in its frame.
+
+        If not, nothing was taken, and ``feed`` must be given what is in the frame.
+
+        Events of a stream differ only in their token: one that begins and ends as another that
+        passed has only to be searched in between, where a second event or choice would be.
+        """
         if (
-            not self._carry
-            and piece.endswith(b"\n\n")
-            and b'"usage"' not in piece
+            self._likeness
+            and len(chunk) >= start + self._likeness
+            and chunk.startswith(self._head, start)
+            and chunk.endswith(self._tail)
+        ):
+            token = chunk[start + self._from : self._to]
+            if b"\n" not in token and b"finish_reason" not in token and b'"usage"' not in token:
+                return not self._carry and self.verdict is Verdict.OPEN
+        if not chunk.endswith(b"\n\n\r\n") or not self._passes(chunk):
+            return False
+        self._learn(chunk, start)
+        return True
+
+    def _learn(self, chunk: bytes, start: int) -> None:
+        """Remember how an event that passed begins and ends, if it is one and has a delta."""
+        delta, rest = chunk.find(_DELTA, start), chunk.rfind(_REST)
+        if not start < delta < rest or chunk.find(b"\n", start) != len(chunk) - 4:
+            return
+        self._head, self._tail = chunk[start : delta + len(_DELTA)], chunk[rest:]
+        self._likeness = len(self._head) + len(self._tail)
+        # what is searched for may begin in the one and end in the other
+        self._from = max(0, len(self._head) - _MARKER_BYTES)
+        self._to = min(-1, _MARKER_BYTES - len(self._tail))
+
+    def _passes(self, piece: bytes) -> bool:
+        """Return whether ``piece`` holds nothing to meter, and nothing is held back before it."""
+        return (
+            b'"usage"' not in piece
             and b'finish_reason":"' not in piece
             and b'finish_reason": "' not in piece
             and b'data: {"error"' not in piece
             and _DONE not in piece
+            and not self._carry
             and self.verdict is Verdict.OPEN
-        ):
-            return piece
-        return self._look(piece)
+        )
 
     def ended(self) -> bytes:
         """Take note that no more will come; return what was held back."""
