@@ -93,17 +93,18 @@ class Dispatcher:
         head = self._head(headers, account)
         tried: frozenset[EndpointId] = frozenset()
         last: HeadraceError | None = None
+        limit = self._settings.retry.attempts
+        stale = False
         while True:
             decision = self._choose(route, tried, account, last)
             try:
                 return await self._attempt(route, decision, request, head, account, sink)
             except (EngineError, CapacityError) as error:
                 last = error
+                if isinstance(error, StaleConnection) and not stale:
+                    stale, limit = True, limit + 1  # it never reached an engine, so it is free
                 reason = retry_reason(
-                    error,
-                    attempts=account.attempts,
-                    limit=self._settings.retry.attempts,
-                    begun=sink.begun,
+                    error, attempts=account.attempts, limit=limit, begun=sink.begun
                 )
                 if reason is None:
                     raise

@@ -74,8 +74,8 @@ PROBLEMS: Final[Mapping[type[HeadraceError], Problem]] = {
 
 
 def problem_of(error: HeadraceError) -> Problem:
-    """Return the row of the table for ``error``; one we do not know is our own fault."""
-    return PROBLEMS.get(type(error), INTERNAL)
+    """Return the row for ``error`` or what it derives from; one we do not know is our own fault."""
+    return next((PROBLEMS[kind] for kind in type(error).__mro__ if kind in PROBLEMS), INTERNAL)
 
 
 def reply_to(error: HeadraceError) -> Reply:

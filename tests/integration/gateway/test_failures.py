@@ -263,6 +263,22 @@ async def test_a_kept_connection_that_the_engine_closed_is_no_failure(start: Sta
     assert bench.engines[0].connections == 2
 
 
+async def test_such_a_connection_is_forgiven_once_even_without_retries(start: Start) -> None:
+    async def from_the_second_on(_: Seen, writer: asyncio.StreamWriter) -> None:
+        if len(bench.engines[0].seen) == 1:
+            writer.write(answer(200, {"choices": []}))
+        else:
+            writer.transport.abort()
+
+    bench = await start(retry={"attempts": 1})
+    bench.engines[0].script = from_the_second_on
+    assert (await bench.ask(CHAT)).status == 200
+    reply = await bench.ask(CHAT)
+    assert reply.status == 502
+    assert reply.error["code"] == "engine_unreachable"
+    assert len(bench.engines[0].seen) == 3
+
+
 async def test_an_endless_head_is_cut_off(start: Start) -> None:
     bench = await start(upstream={"head_bytes": 8_192})
     bench.engines[0].script = endless_head

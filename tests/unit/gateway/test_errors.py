@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from gateway.dispatch import StaleConnection
 from gateway.errors import PROBLEMS, error_event, problem_of, reply_to
 from headrace.core import errors
 from headrace.core.errors import HeadraceError, InvalidRequest, NoEndpoint, Overloaded
@@ -23,6 +24,10 @@ def test_every_error_a_client_can_meet_is_in_the_table() -> None:
 
 def test_an_error_we_do_not_know_is_our_own_fault() -> None:
     assert problem_of(HeadraceError("x")).outcome is Outcome.INTERNAL_ERROR
+
+
+def test_a_kind_of_a_known_error_is_told_as_that() -> None:
+    assert reply_to(StaleConnection("x")).status == 502
 
 
 def test_the_shape_is_openais() -> None:
