@@ -8,7 +8,6 @@ number is refused here, at once, and names its field.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Final
 
@@ -117,8 +116,7 @@ _TOKENIZE: Final = msgspec.json.Decoder(TokenizeBody)
 _STREAM_OPTIONS: Final = msgspec.json.Decoder(StreamOptions | None)
 
 
-@dataclass(frozen=True, slots=True)
-class Parsed:
+class Parsed(msgspec.Struct, frozen=True):
     """A client's body and what it says.
 
     Attributes:
