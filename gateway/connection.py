@@ -32,6 +32,10 @@ class ReplyHandler(Protocol):
         """Take the next bytes of the body, which are ``chunk[start:-2]`` in their frame."""
         ...
 
+    def on_read(self, *, more: bool) -> None:
+        """Take note that several calls may follow at once (``more``), or that they have."""
+        ...
+
     def on_end(self) -> None:
         """Take note that the reply is complete."""
         ...
@@ -210,12 +214,15 @@ class Connection(asyncio.Protocol):
                 self.progress += 1
                 handler.on_chunk(data, start)
                 return
+        handler.on_read(more=True)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
             self._fail(EngineRefused("an engine did not speak HTTP"))
         except httptools.HttpParserUpgrade:
             self._fail(EngineRefused("an engine changed the protocol"))
+        finally:
+            handler.on_read(more=False)
         # a chunk has ended, and of the next one not even a digit has come
         self._at_border = self._in_chunk is False and data.endswith(b"\r\n")
         if self._in_head:

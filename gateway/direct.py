@@ -36,6 +36,7 @@ class DirectSink:
     """
 
     __slots__ = (
+        "_corked",
         "_date",
         "_framed",
         "_head",
@@ -60,6 +61,7 @@ class DirectSink:
         self._waiter: asyncio.Future[None] | None = None
         self._head = b""
         self._framed = False
+        self._corked: list[bytes] | None = None
         self.missing_bytes = length_bytes
         self.begun = False
         self.ended = False
@@ -143,10 +145,20 @@ class DirectSink:
 
     def write_chunk(self, chunk: bytes, start: int) -> None:
         """Send a piece in the frame that it came in."""
-        if self._head or self.gone or not self._framed:
+        if self._head or self.gone or not self._framed or self._corked is not None:
             self._put(chunk if self._framed else chunk[start:-2])
         else:
             self._transport.write(chunk)
+
+    def cork(self) -> None:
+        """Keep what is written until ``uncork``; a write is a system call."""
+        self._corked = []
+
+    def uncork(self) -> None:
+        """Write what was kept."""
+        corked, self._corked = self._corked, None
+        if corked:
+            self._put(b"".join(corked))
 
     def end(self, data: bytes = b"") -> None:
         """Send the last piece of the body."""
@@ -156,6 +168,9 @@ class DirectSink:
         self.ended = True
 
     def _put(self, data: bytes) -> None:
+        if self._corked is not None:
+            self._corked.append(data)
+            return
         if self._head:
             data = self._head + data
             self._head = b""

@@ -162,6 +162,12 @@ class Downstream:
         """Send a piece that came in the frame of a chunk; the server frames it again."""
         self.write(chunk[start:-2])
 
+    def cork(self) -> None:
+        """Nothing is kept: the server writes each message as it comes."""
+
+    def uncork(self) -> None:
+        """Nothing was kept."""
+
     def end(self, data: bytes = b"") -> None:
         """Send the last piece of the body."""
         self.ended = True

@@ -84,6 +84,14 @@ class Sink(Protocol):
         """Send a piece of a body without a length: ``chunk[start:-2]``, framed for HTTP/1.1."""
         ...
 
+    def cork(self) -> None:
+        """Keep what is written until ``uncork``: more follows at once."""
+        ...
+
+    def uncork(self) -> None:
+        """Write what was kept, in one go."""
+        ...
+
     def end(self, data: bytes = b"") -> None:
         """Send the last piece of the body."""
         ...
@@ -185,8 +193,7 @@ class Exchange:
             self._close_stream(out)
         elif out:
             self._sink.write(out)
-            if self._sink.blocked and self._connection is not None:
-                self._connection.pause(self._now_s())
+            self._heed()
 
     def on_chunk(self, chunk: bytes, start: int) -> None:
         """Take a piece of the reply in its frame."""
@@ -194,8 +201,17 @@ class Exchange:
             self.on_body(chunk[start:-2])
             return
         self._sink.write_chunk(chunk, start)
-        if self._sink.blocked and self._connection is not None:
-            self._connection.pause(self._now_s())
+        self._heed()
+
+    def on_read(self, *, more: bool) -> None:
+        """Write the pieces that come with one read from the engine in one go."""
+        if not self._streaming:
+            return
+        if more:
+            self._sink.cork()
+        else:
+            self._sink.uncork()
+            self._heed()
 
     def on_end(self) -> None:
         """Take note that the reply is complete."""
@@ -220,6 +236,11 @@ class Exchange:
         """Give a client up that has left its stream unread for too long."""
         if paused_s > self._stall_s:
             self._finish(ClientGone())
+
+    def _heed(self) -> None:
+        """Read no more from the engine while the client does not take it."""
+        if self._sink.blocked and self._connection is not None:
+            self._connection.pause(self._now_s())
 
     def _open_stream(self) -> None:
         self.first_s = self._now_s()
