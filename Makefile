@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
-.PHONY: help serve setup setup-dev test check format lint unit sim golden bench-gateway results demo lock clean
+.PHONY: help serve setup setup-dev test check format lint docs results lock demo e2e-vllm bench-gateway bench-simulator bench-simulator-http
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,11 +39,17 @@ bench-gateway: setup-dev ## CPU, latency and memory beside smg, vllm-router and 
 	@scripts/install-system wrk gcc
 	@$(PY) -m bench.gateway
 
+bench-simulator-http: setup-dev ## What a streamed chunk costs the simulated engine
+	@$(PY) -m bench.simulator_http
+
 bench-simulator: setup-dev ## Errors of the simulated engine against real vLLM logs, and its speed
 	@$(PY) -m bench.simulator
 
 results: setup ## Every goal of every benchmark and end-to-end run, as one table
 	@$(PY) -m bench.results
+
+docs: setup-dev ## Write the pages that are generated from settings and metrics
+	@$(PY) scripts/write-docs
 
 lock: setup-dev ## Resolve the dependencies again and write the locks
 	@scripts/lock

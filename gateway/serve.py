@@ -94,7 +94,8 @@ class Service:
         except HeadraceError as error:
             outcome = self._refused(error, headers, account, sink)
         except asyncio.CancelledError:
-            account.reason = "cancelled: the gateway is stopping"
+            outcome = Outcome.CUT
+            account.reason = "the gateway is stopping"
             raise
         except Exception as error:  # noqa: BLE001 -- the request boundary: counted, logged, answered
             _log.error("internal_error", request_id=request_id, exc_info=error)

@@ -14,4 +14,6 @@ class Outcome(StrEnum):
     REFUSED_FULL = "refused_full"
     CLIENT_GONE = "client_gone"
     ENGINE_FAILED = "engine_failed"
+    CUT = "cut"
+    """Still in flight when our own shutdown would wait no longer."""
     INTERNAL_ERROR = "internal_error"

@@ -371,7 +371,7 @@ async def test_streams_longer_than_the_drain_limit_are_cut_and_accounted_for(sta
     async with asyncio.timeout(LIMIT_S):
         await bench.engines[0].left.wait()
         await bench.task
-    assert [row["outcome"] for row in bench.lines.rows] == ["internal_error"]
+    assert [row["outcome"] for row in bench.lines.rows] == ["cut"]
 
 
 async def test_a_taken_port_is_a_settings_error(start: Start) -> None:
