@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import http.client
+import resource
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
+
+import psutil
 
 from bench.gateway.load import PATH, Load, run_load
 from bench.gateway.process import Child
@@ -52,6 +55,7 @@ class Measured:
         faults: What went wrong, counted by kind; empty when nothing did.
         asked: What the router asked of the engine besides, per request (vllm-router: for tokens).
         share: Of the requests, the part that went to the busier endpoint.
+        disturbed: Of the machine's processor time, the part that other programs took meanwhile.
 
     """
 
@@ -62,6 +66,7 @@ class Measured:
     faults: dict[str, int]
     asked: float
     share: float
+    disturbed: float = 0.0
 
     @property
     def errors(self) -> int:
@@ -71,7 +76,7 @@ class Measured:
 
 def measure(router: Child, port: int, upstream_port: int, case: Case, bodies: Path) -> Measured:
     """Put ``case`` to a running router and read its processor time before and after."""
-    before, cpu_before_s = served(upstream_port), router.cpu_s()
+    before, cpu_before_s, machine_before = served(upstream_port), router.cpu_s(), _Busy.now()
     load = run_load(
         port,
         bodies / f"{case.bodies}.txt",
@@ -81,6 +86,7 @@ def measure(router: Child, port: int, upstream_port: int, case: Case, bodies: Pa
     )
     time.sleep(0.2)  # requests in flight when wrk left are aborted; the router pays for that too
     cpu_s, after = router.cpu_s() - cpu_before_s, served(upstream_port)
+    ours_s = cpu_s + (after.cpu_us - before.cpu_us) / 1e6
     counts = [b - a for a, b in zip(before.per_endpoint, after.per_endpoint, strict=True)]
     return Measured(
         cpu_us=cpu_s / max(1, load.requests) * 1e6,
@@ -90,7 +96,30 @@ def measure(router: Child, port: int, upstream_port: int, case: Case, bodies: Pa
         faults=faults(before, after, load, case.connections),
         asked=(after.not_found - before.not_found) / max(1, load.requests),
         share=max(counts) / max(1, sum(counts)),
+        disturbed=machine_before.taken_by_others(_Busy.now(), ours_s),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Busy:
+    """Processor seconds since the machine started: used by anybody, by our children, and all."""
+
+    busy_s: float
+    children_s: float
+    total_s: float
+
+    @classmethod
+    def now(cls) -> Self:
+        times = psutil.cpu_times()
+        total_s = sum(times)
+        spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+        idle_s = times.idle + getattr(times, "iowait", 0.0)
+        return cls(total_s - idle_s, spent.ru_utime + spent.ru_stime, total_s)
+
+    def taken_by_others(self, later: _Busy, ours_s: float) -> float:
+        """Return their share; ``ours_s`` is what was ours but no child that has ended (wrk)."""
+        busy_s = later.busy_s - self.busy_s - (later.children_s - self.children_s) - ours_s
+        return max(0.0, busy_s / max(1e-9, later.total_s - self.total_s))
 
 
 def faults(before: Served, after: Served, load: Load, connections: int) -> dict[str, int]:
