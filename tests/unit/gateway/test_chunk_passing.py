@@ -61,6 +61,7 @@ def test_a_token_passes_whatever_is_said_in_it(meter: StreamMeter) -> None:
         token("a") + b"data: [DONE]\n\n" + token("b"),
         token("a") + b'data: {"error":{"message":"x"}}\n\n' + token("b"),
         token("a") + b'data: {"choices":[],"usage":{"prompt_tokens":1}}\n\n' + token("b"),
+        b'data: {"id":"c","choices":[{"index":0,"delta":{}}]}\n\ndata: [DONE]\n\n' + token("b"),
         token("a")[:-2],
         token("a")[:-1],
     ],
