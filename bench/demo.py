@@ -18,7 +18,7 @@ from typing import Final
 from rich.console import Console
 
 from bench.demo_live import Live, run_live
-from bench.result import Goal, Result, write_result
+from bench.result import RESULTS_DIR, Goal, Result, write_result
 from headrace.core.record import ServedRecord
 from headrace.core.slo import SloTarget
 from headrace.simulator.presets import hardware_named, model_named
@@ -83,9 +83,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--time-scale", type=float, default=TIME_SCALE)
     parser.add_argument("--minutes", type=float, default=MINUTES, help="of the live part")
+    parser.add_argument("--synthetic", action="store_true", help="as if the trace were absent")
+    parser.add_argument("--results", type=Path, default=RESULTS_DIR, help="where demo.json goes")
     args = parser.parse_args()
     console, started_s = Console(), time.perf_counter()
-    trace = TRACE if TRACE.exists() else None
+    trace = TRACE if TRACE.exists() and not args.synthetic else None
     fleet = FOR_TRACE if trace else FOR_SYNTHETIC
     part = WorkloadChoice(trace, "conversation", SYNTHETIC_RPS, args.minutes, None, SEED)
     minutes, hour = part.load(), replace(part, minutes=60.0).load()
@@ -123,7 +125,8 @@ def main() -> int:
             goals=GOALS,
             seeds=[SEED],
             notes=notes(part.name, fleet, args.time_scale),
-        )
+        ),
+        args.results,
     )
     console.print(f"{path}: {found['wall_s']:.0f} wall seconds; `make results` prints the goals")
     return 0

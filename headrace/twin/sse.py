@@ -10,6 +10,7 @@ import asyncio
 import ssl
 from collections import deque
 from dataclasses import dataclass
+from time import monotonic  # uvloop's own clock has whole milliseconds
 from typing import Final, cast
 from urllib.parse import urlsplit
 
@@ -26,7 +27,7 @@ WHOLE_BYTES: Final = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One reply; times are the event loop's, in seconds.
+    """One reply; times are monotonic seconds.
 
     ``first_s`` is when the first event of a stream came, None for a reply that was no stream.
     ``body`` is the end of a stream, or all of any other reply.
@@ -129,7 +130,7 @@ class SseClient:
     async def _send(
         self, line: bytes, path: str, extra: str, body: bytes, keep_bytes: int
     ) -> Reply:
-        sent_s = asyncio.get_running_loop().time()
+        sent_s = monotonic()
         target = self._target
         head = line % (target.path + path).encode() + target.head
         head += f"{extra}content-length: {len(body)}\r\n\r\n".encode("latin-1")
@@ -245,7 +246,7 @@ class _Connection(asyncio.Protocol):
     def on_body(self, data: bytes) -> None:
         """Note the time of the first event and keep the end (httptools); once per chunk."""
         if self._first_s is None and self._stream and b"data:" in data:
-            self._first_s = self._loop.time()
+            self._first_s = monotonic()
         self._kept.append(data)
         self._kept_bytes += len(data)
         if self._stream:
@@ -262,7 +263,7 @@ class _Connection(asyncio.Protocol):
         self._end()
 
     def _end(self) -> None:
-        self._ended_s = self._loop.time()
+        self._ended_s = monotonic()
         if self._done is not None and not self._done.done():
             self._done.set_result(None)
 
