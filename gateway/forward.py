@@ -55,7 +55,8 @@ class Sink(Protocol):
         """Read the request's body, asking ``hold`` for room for each piece.
 
         Raises:
-            ClientGone: if the client left, or took longer than ``limit_s``.
+            ClientGone: if the client left before it was complete.
+            InvalidRequest: if it was not complete within ``limit_s``.
 
         """
         ...

@@ -87,9 +87,8 @@ async def run_gateway(
     app = Gateway(service, cold)
     fronts = Fronts(service, settings.limits, clock)
     listener = _bind(settings)
-    # no await between the first look at the endpoints and the start of the watch that follows
     watch = _Watch(router, source, parts)
-    watch.apply()
+    watch.apply()  # what is known already is served from the first connection on
     try:
         async with Tasks(clock) as tasks:
             tasks.start("sweep", upstream.sweep, restart=Restart())
@@ -200,11 +199,11 @@ class _Watch:
     def apply(self) -> None:
         """Take the list as it is now."""
         views = self._source.endpoints()
-        gone = {view.endpoint_id for view in self._router.endpoints()}
+        before = {view.endpoint_id for view in self._router.endpoints()}
         self._router.set_endpoints(views)
         known = self._parts.upstream.keep(views)
         self._parts.circuit.keep(known)
-        for endpoint_id in gone - known:
+        for endpoint_id in before - known:
             self._per_endpoint.forget(endpoint_id)
         for health in Health:
             count = sum(view.health is health for view in views)

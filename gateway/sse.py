@@ -1,6 +1,6 @@
 """Meters a stream of server-sent events, and takes out what the client did not ask for. Pure.
 
-Nearly every piece of a stream is one whole event with one token in it. Four substring searches say
+Nearly every piece of a stream is one whole event with one token in it. A few substring searches say
 so, and it passes as it came; only pieces that hold something else are taken apart.
 """
 

@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from headrace.service.metrics import MetricSpec
+from headrace.service.settings import group_in
 
 _MARKS = ((Ge, "ge", "≥"), (Gt, "gt", ">"), (Le, "le", "≤"), (Lt, "lt", "<"))
 
@@ -37,7 +38,7 @@ def _groups(model: type[BaseModel], path: str) -> Iterator[tuple[str, type[BaseM
     """Yield ``model`` and all groups below it, each once per place, outer ones first."""
     yield path, model
     for name, field in model.model_fields.items():
-        inner = _model_in(field.annotation)
+        inner = group_in(field.annotation)
         if inner is not None:
             many = "[]" if typing.get_origin(field.annotation) in (list, tuple) else ""
             yield from _groups(inner, f"{path}.{name}{many}".lstrip("."))
@@ -57,14 +58,14 @@ def _section(path: str, model: type[BaseModel]) -> str:
 def _meaning(path: str, name: str, field: FieldInfo) -> str:
     if field.description:
         return _cell(field.description)
-    inner = _model_in(field.annotation)
+    inner = group_in(field.annotation)
     return "" if inner is None else f"see `{f'{path}.{name}'.lstrip('.')}`"
 
 
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
-    if _model_in(field.annotation) is not None and field.default is PydanticUndefined:
+    if group_in(field.annotation) is not None and field.default is PydanticUndefined:
         return ""
     value = field.get_default(call_default_factory=True, validated_data={})
     if value is None or isinstance(value, BaseModel):
@@ -113,20 +114,9 @@ def _words(annotation: object) -> str:
         return f"{name} of {' to '.join(_words(kind) for kind in inner if kind is not ...)}"
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         return ", ".join(f"`{member.value}`" for member in annotation)
-    if _model_in(annotation) is not None:
+    if group_in(annotation) is not None:
         return "group"
     return _WORDS.get(annotation, "value") if isinstance(annotation, type) else "value"
-
-
-def _model_in(annotation: object) -> type[BaseModel] | None:
-    """Return the settings group inside an annotation such as ``list[Group] | None``."""
-    if isinstance(annotation, type) and typing.get_origin(annotation) is None:
-        return annotation if issubclass(annotation, BaseModel) else None
-    for inner in typing.get_args(annotation):
-        found = _model_in(inner)
-        if found is not None:
-            return found
-    return None
 
 
 def _cell(text: str) -> str:

@@ -135,16 +135,16 @@ def _fields_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
         if here is None:
             return []
         if isinstance(part, str) and part in here.model_fields:
-            here = _model_in(here.model_fields[part].annotation)
+            here = group_in(here.model_fields[part].annotation)
     return list(here.model_fields) if here is not None else []
 
 
-def _model_in(annotation: object) -> type[BaseModel] | None:
-    """Return the first settings model inside an annotation such as ``list[Model] | None``."""
+def group_in(annotation: object) -> type[BaseModel] | None:
+    """Return the first settings group inside an annotation such as ``list[Group] | None``."""
     if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
         return annotation if issubclass(annotation, BaseModel) else None
     for inner in typing.get_args(annotation):
-        found = _model_in(inner)
+        found = group_in(inner)
         if found is not None:
             return found
     return None

@@ -82,24 +82,6 @@ def engine_request(
     )
 
 
-def prefix_share(requests: Sequence[TraceRequest]) -> float:
-    """Return the share of prompt tokens that an endless cache would hold when they arrive."""
-    seen: set[int] = set()
-    hit_tokens = 0
-    prompt_tokens = 0
-    for request in requests:
-        prompt_tokens += request.prompt_tokens
-        length = 0
-        for run in request.hash_ids:
-            if run not in seen:
-                break
-            length += request.hash_block_tokens
-        hit_tokens += min(length, request.prompt_tokens)
-        seen.update(request.hash_ids)
-        seen.update(request.output_hash_ids)
-    return hit_tokens / prompt_tokens if prompt_tokens else 0.0
-
-
 def _private(number: int, index: int) -> int:
     """A key below zero, so that it never meets one made from a hash id."""
     return -1 - (number << _PRIVATE_BITS) - index

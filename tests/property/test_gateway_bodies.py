@@ -26,6 +26,7 @@ from headrace.service.clock import RealClock
 from headrace.service.telemetry import Telemetry
 from router.router import Router
 from tests.integration.gateway.conftest import FakeEngine, Lines
+from tests.support.json_values import nested
 
 EXAMPLES = int(os.environ.get("HEADRACE_EXAMPLES", "60"))
 """Bodies come ten to an example: 600 in ``make check``, more by the environment."""
@@ -148,14 +149,7 @@ scalars = (
     | st.text(max_size=12)
     | st.sampled_from(["m", "", "\ud800"])
 )
-values = st.recursive(
-    scalars,
-    lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=6), inner, max_size=4)
-    ),
-    max_leaves=8,
-)
+values = nested(scalars, FIELDS)
 messages = st.lists(
     st.fixed_dictionaries(
         {"role": st.sampled_from(["user", "assistant", "tool", "?", "", 3])},

@@ -88,7 +88,6 @@ class StreamReply:
         )
         self._left = len(job.generations)
         self._cached = [0] * len(job.generations)
-        self._sent_tokens = 0
         exchange.start_stream()
         for index, generation in enumerate(job.generations):
             _StreamedChoice(self, index, generation)

@@ -17,6 +17,7 @@ from headrace.simulator.http.exchange import Exchange, HttpRequest
 from headrace.simulator.http.host import Host, Pace
 from headrace.simulator.http.prepare import Site
 from kvcache.hashing import BlockHasher
+from tests.support.json_values import nested
 
 HEADERS = {b"content-type": b"application/json"}
 
@@ -111,14 +112,7 @@ numbers = (
 scalars = (
     st.none() | st.booleans() | numbers | st.text(max_size=12) | st.sampled_from(["m", "auto"])
 )
-values = st.recursive(
-    scalars,
-    lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=6), inner, max_size=4)
-    ),
-    max_leaves=8,
-)
+values = nested(scalars, FIELDS)
 functions = st.fixed_dictionaries(
     {"type": st.just("function")},
     optional={

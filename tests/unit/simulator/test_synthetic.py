@@ -5,7 +5,8 @@ import pytest
 from headrace.core.errors import ConfigError
 from headrace.simulator.synthetic import WORKLOADS, synthesize
 from headrace.simulator.trace import TraceRequest
-from headrace.simulator.workload import block_keys, prefix_share
+from headrace.simulator.workload import block_keys
+from headrace.twin.report import ideal_hit_ratio
 
 
 @pytest.mark.parametrize("name", sorted(WORKLOADS))
@@ -40,7 +41,7 @@ def test_the_rate_is_about_what_was_asked(name: str) -> None:
 def test_prefixes_are_shared_as_much_as_the_kind_of_traffic_implies(
     name: str, least: float, most: float
 ) -> None:
-    assert least <= prefix_share(synthesize(name, 1, 5.0, 600.0)) <= most
+    assert least <= ideal_hit_ratio(synthesize(name, 1, 5.0, 600.0)) <= most
 
 
 def test_a_later_turn_begins_with_all_that_was_said_before() -> None:

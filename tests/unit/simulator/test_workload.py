@@ -5,7 +5,7 @@ import pytest
 from headrace.core.errors import ConfigError
 from headrace.core.ids import RequestId
 from headrace.simulator.trace import TraceRequest
-from headrace.simulator.workload import block_keys, engine_request, output_keys, prefix_share
+from headrace.simulator.workload import block_keys, engine_request, output_keys
 
 
 def traced(prompt: int, ids: tuple[int, ...], run: int = 64, **more: object) -> TraceRequest:
@@ -49,9 +49,3 @@ def test_a_higher_priority_is_a_lower_value_for_the_engine() -> None:
     request = engine_request(traced(32, (1,), priority=5), RequestId("a"), 0, 16)
     assert request.priority == -5
     assert list(request.block_keys) == [4, 5]
-
-
-def test_prefix_share_counts_what_an_endless_cache_would_hold() -> None:
-    requests = [traced(128, (1, 2)), traced(128, (1, 3)), traced(100, (1, 3))]
-    assert prefix_share(requests) == pytest.approx((64 + 100) / 356)
-    assert prefix_share([]) == 0.0

@@ -91,6 +91,13 @@ def test_the_ideal_cache_never_holds_the_last_token() -> None:
     assert ideal_hit_ratio([asked(0, 512, 1), asked(1, 512, 1)]) == pytest.approx(511 / 1024)
 
 
+def test_what_an_endless_cache_would_hold_is_counted_over_all_prompts() -> None:
+    prompts = [(128, (1, 2)), (128, (1, 3)), (100, (1, 3))]
+    workload = [TraceRequest(0.0, tokens, 20, ids, 64) for tokens, ids in prompts]
+    assert ideal_hit_ratio(workload) == pytest.approx((64 + 99) / 356)
+    assert ideal_hit_ratio([]) == 0.0
+
+
 def test_of_a_run_begun_by_an_earlier_prompt_only_that_part_is_held() -> None:
     workload = [asked(0, 600, 1, 2), asked(1, 2000, 1, 2, 3, 4)]
     assert ideal_hit_ratio(workload) == pytest.approx(600 / 2600)
