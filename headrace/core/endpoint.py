@@ -39,6 +39,38 @@ class Speed:
 
 
 @dataclass(frozen=True, slots=True)
+class BlockScheme:
+    """How an engine names its KV blocks: equal schemes give equal tokens equal hashes.
+
+    Attributes:
+        block_tokens: Tokens per block.
+        algorithm: The engine's prefix caching hash algorithm, as ``kvcache.hashing`` calls it.
+        seed: What its chains start from, or None for the engine's default.
+
+    """
+
+    block_tokens: int
+    algorithm: str = "sha256"
+    seed: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KvEventSource:
+    """Where an engine publishes its KV events: ZeroMQ addresses.
+
+    Attributes:
+        events: Of its PUB socket.
+        replay: Of its ROUTER socket that sends past batches again, or None if it has none.
+        topic: Prefix of the topics to subscribe to.
+
+    """
+
+    events: str
+    replay: str | None = None
+    topic: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class EngineLoad:
     """An engine's own report; ``at_s`` is when it was true, on the reader's clock."""
 
@@ -53,6 +85,7 @@ class EndpointView:
     """One endpoint, as discovery and the last probe describe it.
 
     ``models`` are the names it serves, base model first. ``url`` has no trailing slash.
+    ``kv_events`` is None for an engine that publishes none: what it holds is then estimated.
     """
 
     endpoint_id: EndpointId
@@ -62,3 +95,4 @@ class EndpointView:
     health: Health = Health.READY
     speed: Speed = field(default_factory=Speed)
     load: EngineLoad | None = None
+    kv_events: KvEventSource | None = None

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final
 
+from headrace.core.endpoint import BlockScheme
 from headrace.core.ids import BlockHash, ModelName, RequestId
+
+NO_ENGINE_BLOCKS: Final[Mapping[BlockScheme, Sequence[int]]] = MappingProxyType({})
+"""The engine blocks of a prompt that nobody tokenised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +29,8 @@ class RouteRequest:
         priority: Higher is served first.
         first_token_seen: Whether its first token will be reported; a reply that is not streamed
             shows nothing before its end.
+        engine_blocks: Per block scheme, the hashes of the prompt's full engine blocks as KV events
+            carry them, first block first; empty where nobody tokenised the prompt.
 
     """
 
@@ -34,3 +43,4 @@ class RouteRequest:
     session: str | None = None
     priority: int = 0
     first_token_seen: bool = True
+    engine_blocks: Mapping[BlockScheme, Sequence[int]] = field(default=NO_ENGINE_BLOCKS)

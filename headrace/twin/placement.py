@@ -1,0 +1,96 @@
+"""What places requests in a twin run: the production router, or what it is compared with. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from headrace.core.endpoint import EndpointView, EngineLoad
+from headrace.core.ids import EndpointId, RequestId
+from headrace.core.record import Usage
+from headrace.core.request import RouteRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A request to be sent to an endpoint now."""
+
+    request: RouteRequest
+    endpoint_id: EndpointId
+
+
+@dataclass(frozen=True, slots=True)
+class BlocksChanged:
+    """KV blocks that an engine stored, removed, or (``cleared``) dropped all of.
+
+    ``stored`` and ``removed`` are hashes under the engine's scheme, in the order of its events;
+    within one change everything removed went before anything stored.
+    """
+
+    stored: Sequence[int] = ()
+    removed: Sequence[int] = ()
+    cleared: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EngineTruth:
+    """What an engine really has at this moment; no router could know it. For oracles only.
+
+    Attributes:
+        running: Sequences in its batch.
+        waiting: Requests not yet taken up.
+        kv_used_ratio: KV blocks in use over all.
+        pending_prefill_tokens: Uncached prompt tokens it has still to compute.
+        resident_tokens: Tokens of the sequences in its batch.
+
+    """
+
+    running: int
+    waiting: int
+    kv_used_ratio: float
+    pending_prefill_tokens: int
+    resident_tokens: int
+
+
+class Placement(Protocol):
+    """Decides where requests go. The twin calls it, with virtual time, and sends what it returns.
+
+    Attributes:
+        scrape_s: Seconds between engine reports, or None if it asks for none.
+        kv_events: Whether it listens to KV events.
+
+    """
+
+    scrape_s: float | None
+    kv_events: bool
+
+    def begin(
+        self, views: Sequence[EndpointView], truth: Callable[[EndpointId], EngineTruth]
+    ) -> None:
+        """Take the endpoints; called once, first. Only an oracle may keep ``truth``."""
+        ...
+
+    def submit(self, request: RouteRequest, now_s: float) -> Sequence[Placed]:
+        """Take a new request; return what is to be sent now, which may be nothing yet."""
+        ...
+
+    def first_token(self, request_id: RequestId, now_s: float) -> Sequence[Placed]:
+        """Note a first token; return what is to be sent now."""
+        ...
+
+    def ended(self, request_id: RequestId, usage: Usage, now_s: float) -> Sequence[Placed]:
+        """Note an end; return what is to be sent now."""
+        ...
+
+    def changed(self, endpoint_id: EndpointId, change: BlocksChanged, now_s: float) -> None:
+        """Learn of KV events; called only if ``kv_events``."""
+        ...
+
+    def reported(self, endpoint_id: EndpointId, load: EngineLoad, now_s: float) -> Sequence[Placed]:
+        """Learn of an engine's report; called only if ``scrape_s``; return what is to be sent."""
+        ...
+
+    def check(self) -> None:
+        """Assert that nothing is left in flight; called at the end."""
+        ...
