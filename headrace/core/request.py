@@ -43,4 +43,6 @@ class RouteRequest:
     session: str | None = None
     priority: int = 0
     first_token_seen: bool = True
-    engine_blocks: Mapping[BlockScheme, Sequence[int]] = field(default=NO_ENGINE_BLOCKS)
+    engine_blocks: Mapping[BlockScheme, Sequence[int]] = field(
+        default_factory=lambda: NO_ENGINE_BLOCKS
+    )

@@ -92,6 +92,21 @@ class SimEngine:
         """When to call ``begin_step`` again after it returned None; None: when work arrives."""
         return self._wake_s
 
+    @property
+    def pending_prefill_tokens(self) -> int:
+        """Prompt tokens still to be computed: a look at every request, for comparisons only."""
+        scheduler = self._scheduler
+        pending = sum(max(0, s.total - s.computed - 1) for s in scheduler.running)
+        for sequence in (*scheduler.waiting, *self._inbox):
+            hit = scheduler.pool.leading(sequence.request.block_keys) * self.spec.block_size
+            pending += max(1, sequence.total - hit)
+        return pending
+
+    @property
+    def resident_tokens(self) -> int:
+        """Tokens of the sequences in the batch."""
+        return sum(s.total for s in self._scheduler.running)
+
     def load(self, now_s: float) -> EngineLoad:
         """Return what the engine would report now."""
         return EngineLoad(self.running, self.waiting, self.kv_used_ratio, now_s)

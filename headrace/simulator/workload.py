@@ -83,5 +83,5 @@ def engine_request(
 
 
 def _private(number: int, index: int) -> int:
-    """A key below zero, so that it never meets one made from a hash id."""
-    return -1 - (number << _PRIVATE_BITS) - index
+    """A key with the highest of 64 bits set, so that it never meets one made from a hash id."""
+    return (1 << 63) + (number << _PRIVATE_BITS) + index

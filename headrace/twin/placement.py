@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from headrace.core.endpoint import EndpointView, EngineLoad
+from headrace.core.endpoint import BlockScheme, EndpointView, EngineLoad
 from headrace.core.ids import EndpointId, RequestId
 from headrace.core.record import Usage
 from headrace.core.request import RouteRequest
@@ -66,9 +66,15 @@ class Placement(Protocol):
     kv_events: bool
 
     def begin(
-        self, views: Sequence[EndpointView], truth: Callable[[EndpointId], EngineTruth]
+        self,
+        views: Sequence[EndpointView],
+        scheme: BlockScheme,
+        truth: Callable[[EndpointId], EngineTruth],
     ) -> None:
-        """Take the endpoints; called once, first. Only an oracle may keep ``truth``."""
+        """Take the endpoints and how all name their blocks; called once, first.
+
+        Only an oracle may keep ``truth``.
+        """
         ...
 
     def submit(self, request: RouteRequest, now_s: float) -> Sequence[Placed]:

@@ -1,31 +1,48 @@
-"""The production router over simulated engines in virtual time. Pure, apart from a stopwatch."""
+"""What places requests over simulated engines in virtual time. Pure, apart from a stopwatch."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Final
 
-from headrace.core.endpoint import EndpointView
+from headrace.core.endpoint import BlockScheme, EndpointView
 from headrace.core.errors import InvalidRequest
 from headrace.core.ids import BlockHash, EndpointId, ModelName, RequestId
 from headrace.core.outcome import Outcome
 from headrace.core.record import ServedRecord, Usage
-from headrace.core.request import RouteRequest
+from headrace.core.request import NO_ENGINE_BLOCKS, RouteRequest
 from headrace.simulator.engine import Finished, SimEngine, StepResult
 from headrace.simulator.fleet import EngineActor
+from headrace.simulator.requests import EngineRequest
 from headrace.simulator.spec import EngineSpec
 from headrace.simulator.speed import presumed_speed
 from headrace.simulator.trace import TraceRequest
 from headrace.simulator.workload import block_keys, engine_request
 from headrace.simulator.world import World
-from router.router import Router
+from headrace.twin.changes import changes_of
+from headrace.twin.placement import BlocksChanged, EngineTruth, Placed, Placement
+from headrace.twin.production import ProductionRouter
 
-ROUTE_BLOCK_TOKENS = 64
+ROUTE_BLOCK_TOKENS: Final = 64
 """Tokens per routing block: the gateway hashes 256 bytes, and a simulated token is 4."""
 
-_MODEL = ModelName("sim")
+EVENTS_LAG_S: Final = 0.002
+"""Time from the end of a step until its KV events are known to whoever listens."""
+
+_MODEL: Final = ModelName("sim")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineTotals:
+    """What one engine did in a run."""
+
+    endpoint_id: EndpointId
+    busy_s: float
+    computed_tokens: int
+    preemptions: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +56,7 @@ class TwinResult:
     digest: str
     virtual_s: float
     wall_s: float
+    engines: list[EngineTotals] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -46,23 +64,29 @@ class _Live:
     """One request on its way; the output length stays with its engine (INV-9)."""
 
     arrival_s: float
+    engine_request: EngineRequest
     first_s: float | None = None
 
 
 @dataclass(slots=True)
 class _Twin:
-    """One run's state: the world, the router and the engines."""
+    """One run's state: the world, the engines, and what places requests on them."""
 
     world: World
-    router: Router
-    spec: EngineSpec
+    placement: Placement
+    block_tokens: int
     engines: dict[EndpointId, EngineActor] = field(default_factory=dict)
     live: dict[RequestId, _Live] = field(default_factory=dict)
     records: dict[RequestId, ServedRecord] = field(default_factory=dict)
+    left: int = 0
 
     def arrive(self, request_id: RequestId, number: int, trace: TraceRequest) -> None:
-        """Place one request and hand it to its engine, as ``gateway.serve`` does."""
+        """Take one request from the workload, as ``gateway.serve`` does from a client."""
         now_s = self.world.now_s
+        engine_side = engine_request(trace, request_id, number, self.block_tokens)
+        known = NO_ENGINE_BLOCKS
+        if self.placement.kv_events:
+            known = {_scheme(self.block_tokens): engine_side.block_keys}  # type: ignore[dict-item]
         request = RouteRequest(
             request_id,
             _MODEL,
@@ -70,34 +94,67 @@ class _Twin:
             blocks=_routing_blocks(trace, number),
             block_tokens=float(ROUTE_BLOCK_TOKENS),
             max_output_tokens=trace.output_tokens,
+            session=trace.session,
+            priority=trace.priority,
+            engine_blocks=known,
         )
-        decision = self.router.choose(request, now_s)
-        self.router.dispatched(request, decision, now_s)
-        self.live[request_id] = _Live(now_s)
-        self.world.note(f"place {request_id} {decision.endpoint_id} {decision.ranking[0].cost:.6f}")
-        engine = self.engines[decision.endpoint_id]
-        try:
-            engine.add(engine_request(trace, request_id, number, self.spec.block_size))
-        except InvalidRequest:  # longer than the engine can hold: a 400 in real life
-            self.router.released(request_id, now_s)
-            usage = Usage(trace.prompt_tokens, 0)
-            self._record(request_id, 0.0, usage, Outcome.REFUSED_INVALID, decision.endpoint_id)
+        self.live[request_id] = _Live(now_s, engine_side)
+        self.send(self.placement.submit(request, now_s))
+
+    def send(self, placed: Iterable[Placed]) -> None:
+        """Hand requests to the engines chosen for them."""
+        for request, endpoint_id in ((p.request, p.endpoint_id) for p in placed):
+            request_id = request.request_id
+            self.world.note(f"place {request_id} {endpoint_id}")
+            try:
+                self.engines[endpoint_id].add(self.live[request_id].engine_request)
+            except InvalidRequest:  # longer than the engine can hold: a 400 in real life
+                usage = Usage(request.prompt_tokens, 0)
+                self._record(request_id, 0.0, usage, Outcome.REFUSED_INVALID, endpoint_id)
+                self.send(self.placement.ended(request_id, usage, self.world.now_s))
 
     def stepped(self, endpoint_id: EndpointId, result: StepResult) -> None:
         """Learn what an engine's step produced, as the gateway does from the streams."""
+        now_s = self.world.now_s
         for request_id in result.first:
-            live = self.live[request_id]
-            live.first_s = self.world.now_s
-            self.router.first_token(request_id, live.first_s)
+            self.live[request_id].first_s = now_s
+            self.send(self.placement.first_token(request_id, now_s))
         for ended in result.finished:
             self._finished(endpoint_id, ended)
+        if self.placement.kv_events:
+            for change in changes_of(self.engines[endpoint_id].engine.drain_events()):
+                learn = partial(self._changed, endpoint_id, change)
+                self.world.at(round(EVENTS_LAG_S * 1e9), learn)
+
+    def _changed(self, endpoint_id: EndpointId, change: BlocksChanged) -> None:
+        self.placement.changed(endpoint_id, change, self.world.now_s)
+
+    def report(self, scrape_s: float) -> None:
+        """Report every engine's load, and come back for as long as requests are left."""
+        now_s = self.world.now_s
+        for endpoint_id, actor in self.engines.items():
+            load = actor.engine.load(now_s)
+            self.send(self.placement.reported(endpoint_id, load, now_s))
+        if self.left:
+            self.world.at(round(scrape_s * 1e9), partial(self.report, scrape_s))
+
+    def truth(self, endpoint_id: EndpointId) -> EngineTruth:
+        """Return what an engine has now."""
+        engine = self.engines[endpoint_id].engine
+        return EngineTruth(
+            engine.running,
+            engine.waiting,
+            engine.kv_used_ratio,
+            engine.pending_prefill_tokens,
+            engine.resident_tokens,
+        )
 
     def _finished(self, endpoint_id: EndpointId, ended: Finished) -> None:
         first_s = self.live[ended.request_id].first_s
         assert first_s is not None
-        self.router.released(ended.request_id, self.world.now_s)
         usage = Usage(ended.prompt_tokens, ended.output_tokens, ended.cached_tokens)
         self._record(ended.request_id, first_s, usage, Outcome.SERVED, endpoint_id)
+        self.send(self.placement.ended(ended.request_id, usage, self.world.now_s))
 
     def _record(
         self,
@@ -107,6 +164,7 @@ class _Twin:
         outcome: Outcome,
         endpoint_id: EndpointId,
     ) -> None:
+        self.left -= 1
         arrival_s = self.live.pop(request_id).arrival_s
         served = outcome is Outcome.SERVED
         self.world.note(f"{outcome} {request_id} {usage.cached_tokens}")
@@ -129,7 +187,7 @@ def simulate(
     policy: str,
     seed: int,
 ) -> TwinResult:
-    """Run ``workload`` through a router over ``engines`` equal engines, to its end.
+    """Run ``workload`` through the production router over ``engines`` equal engines, to its end.
 
     Args:
         workload: Requests in order of arrival.
@@ -143,31 +201,71 @@ def simulate(
             trace's hash runs are not a whole number of KV blocks.
 
     """
-    started_s = time.perf_counter()
-    twin = _Twin(World(seed), Router(policy, seed), spec)
-    for number in range(engines):
-        endpoint_id = EndpointId(f"sim-{number}")
-        twin.engines[endpoint_id] = EngineActor(
-            twin.world, SimEngine(spec), partial(twin.stepped, endpoint_id)
-        )
-    speed = presumed_speed(spec)
-    twin.router.set_endpoints(
-        EndpointView(endpoint_id, f"sim://{endpoint_id}", (_MODEL,), speed=speed)
-        for endpoint_id in twin.engines
+    return run_placement(
+        workload, specs=[spec] * engines, placement=ProductionRouter(policy, seed), seed=seed
     )
+
+
+def run_placement(
+    workload: Sequence[TraceRequest],
+    *,
+    specs: Sequence[EngineSpec],
+    placement: Placement,
+    seed: int,
+) -> TwinResult:
+    """Run ``workload`` over one engine per spec, placed by ``placement``, to its end.
+
+    Args:
+        workload: Requests in order of arrival.
+        specs: The engines; all have blocks of the same size.
+        placement: What decides; new, as it keeps state.
+        seed: Of the world.
+
+    Raises:
+        ConfigError: as ``simulate``.
+
+    """
+    started_s = time.perf_counter()
+    (block_tokens,) = {spec.block_size for spec in specs}
+    twin = _Twin(World(seed), placement, block_tokens, left=len(workload))
+    views: list[EndpointView] = []
+    for number, spec in enumerate(specs):
+        endpoint_id = EndpointId(f"sim-{number:02d}")
+        engine = SimEngine(replace(spec, record_events=placement.kv_events))
+        twin.engines[endpoint_id] = EngineActor(
+            twin.world, engine, partial(twin.stepped, endpoint_id)
+        )
+        views.append(
+            EndpointView(endpoint_id, f"sim://{endpoint_id}", (_MODEL,), speed=presumed_speed(spec))
+        )
+    placement.begin(views, _scheme(block_tokens), twin.truth)
     ids = [RequestId(f"r{number}") for number in range(len(workload))]
     for number, trace in enumerate(workload):
         arrive = partial(twin.arrive, ids[number], number, trace)
         twin.world.at(round(trace.arrival_s * 1e9), arrive)
+    if placement.scrape_s is not None:
+        twin.world.at(0, partial(twin.report, placement.scrape_s))
     twin.world.run()
     assert not twin.live, "requests were lost"
-    twin.router.check()
+    placement.check()
     return TwinResult(
         records=[twin.records[request_id] for request_id in ids],
         digest=twin.world.digest(),
         virtual_s=twin.world.now_s,
         wall_s=time.perf_counter() - started_s,
+        engines=[
+            EngineTotals(
+                endpoint_id, counters.busy_s, counters.computed_tokens, counters.preemptions
+            )
+            for endpoint_id, counters in (
+                (endpoint_id, actor.engine.counters) for endpoint_id, actor in twin.engines.items()
+            )
+        ],
     )
+
+
+def _scheme(block_tokens: int) -> BlockScheme:
+    return BlockScheme(block_tokens, "simulated")
 
 
 def _routing_blocks(trace: TraceRequest, number: int) -> tuple[BlockHash, ...]:
