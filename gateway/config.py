@@ -134,6 +134,61 @@ class RetrySettings(BaseModel):
     rest_most_s: float = Field(default=10.0, gt=0, description="Longest such rest, in seconds.")
 
 
+class TokenSettings(BaseModel):
+    """How prompts are tokenised, so that routing knows which blocks engines hold of them.
+
+    Where a prompt's tokens are not known, or not in time, it is routed by an estimate.
+    """
+
+    model_config = _STRICT
+
+    enabled: bool = Field(
+        default=True,
+        description="Tokenise where a model's files can be read; needs the extra `tokenizers`.",
+    )
+    folders: dict[str, Path] = Field(
+        default_factory=dict,
+        max_length=64,
+        description="Folder of a model's tokenizer files, by the name clients use. Without it the "
+        "path that its engines report is tried, and the hub's cache on this machine.",
+    )
+    threads: int = Field(
+        default=2,
+        ge=1,
+        le=64,
+        description="Threads that tokenise. Half a million to a million tokens per second each, cold.",
+    )
+    waiting: int = Field(
+        default=64,
+        ge=1,
+        le=65_536,
+        description="Prompts being tokenised or waiting to be; beyond it the estimate is used.",
+    )
+    limit_ms: float = Field(
+        default=50.0,
+        gt=0,
+        le=60_000,
+        description="Milliseconds that a request waits for its tokens; then it is routed without, "
+        "and its conversation's next turn finds them.",
+    )
+    inline_bytes: int = Field(
+        default=2_048,
+        ge=0,
+        description="Bodies up to this long are tokenised at once: handing them to a thread takes "
+        "longer. Holds up all other requests meanwhile.",
+    )
+    body_bytes: int = Field(
+        default=8 << 20,
+        ge=1_024,
+        description="Longer bodies are not tokenised: no context holds them.",
+    )
+    cache_bytes: int = Field(
+        default=128 << 20,
+        ge=1 << 20,
+        description="Tokens and hashes of what was met before; about 8 bytes per token.",
+    )
+
+
 class GatewaySettings(BaseModel):
     """The gateway process."""
 
@@ -165,3 +220,6 @@ class GatewaySettings(BaseModel):
         default_factory=UpstreamSettings, description="How engines are talked to."
     )
     retry: RetrySettings = Field(default_factory=RetrySettings, description="What is tried again.")
+    tokens: TokenSettings = Field(
+        default_factory=TokenSettings, description="How prompts are tokenised."
+    )
