@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
 
 from typing_extensions import override
@@ -19,6 +19,14 @@ class RoundRobin(Policy):
 
     def __init__(self) -> None:
         self._last = EndpointId("")
+
+    def memory(self) -> Mapping[str, object]:
+        """Return whose turn it was last, so that a decision can be made again."""
+        return {"last": self._last}
+
+    def recall(self, memory: Mapping[str, object]) -> None:
+        """Go on from where ``memory`` was taken."""
+        self._last = EndpointId(str(memory["last"]))
 
     @override
     def costs(

@@ -1,0 +1,237 @@
+"""One routing decision kept whole: enough to make it again, exactly. Pure.
+
+Candidates, requests and terms are written field by field as their classes declare them, so a fact
+added to any of them is recorded without a change here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
+from random import Random
+from types import MappingProxyType
+from typing import Any, Final, Protocol, get_type_hints, runtime_checkable
+
+import msgspec
+
+from headrace.core.endpoint import BlockScheme
+from headrace.core.errors import InvalidRequest
+from headrace.core.ids import BlockHash, EndpointId, ModelName, RequestId
+from headrace.core.outcome import Outcome
+from headrace.core.record import Usage
+from headrace.core.request import RouteRequest
+from router.catalog import make_policy
+from router.decide import Decision, decide
+from router.policy import Candidate, Policy, Terms
+
+NO_MEMORY: Final[Mapping[str, object]] = MappingProxyType({})
+"""What a policy without options and without a past remembers."""
+
+_COUNTED: Final = ("blocks", "engine_blocks")
+"""Fields of a request that tell what a prompt says; only their lengths are kept."""
+
+FACTS: Final = tuple(f.name for f in fields(RouteRequest) if f.name not in _COUNTED)
+"""Fields of a request that are kept as they are."""
+
+facts_of: Final[Callable[[RouteRequest], tuple[Any, ...]]] = attrgetter(*FACTS)
+"""Returns a request's ``FACTS`` without touching its blocks; costs 0.4 us."""
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """A policy whose costs depend on more than its arguments: on options, or on its past."""
+
+    def memory(self) -> Mapping[str, object]:
+        """Return all that its next costs depend on, as plain JSON values."""
+        ...
+
+    def recall(self, memory: Mapping[str, object]) -> None:
+        """Take up a memory as returned by ``memory``, in place of its own."""
+        ...
+
+
+def memory_reader(policy: Policy) -> Callable[[], Mapping[str, object]]:
+    """Return what to call before each decision to learn what ``policy`` remembers."""
+    return policy.memory if isinstance(policy, Remembering) else lambda: NO_MEMORY
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedRequest:
+    """A request as it was routed, without anything that tells what its prompt said.
+
+    Attributes:
+        facts: The request's fields named in ``FACTS``, as plain JSON values.
+        blocks: How many routing blocks its prompt filled.
+        engine_blocks: How many engine blocks, per block scheme.
+
+    """
+
+    facts: dict[str, Any]
+    blocks: int = 0
+    engine_blocks: tuple[tuple[BlockScheme, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyUsed:
+    """What costed the candidates: a name in the catalogue and what it remembered just before."""
+
+    name: str
+    memory: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """What came of it; ``ttft_s`` counts from arrival and is None when no token came."""
+
+    outcome: Outcome
+    ttft_s: float | None = None
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedDecision:
+    """One decision, what it was made from, and what came of it.
+
+    Attributes:
+        request_id: As the client knows it; the router's own is among the request's facts.
+        attempt: Counts from 1; a request is placed again after a failure that may be retried.
+        model: The name the client asked for.
+        now_s: When, in monotonic seconds of the gateway's clock.
+        version: Of the code that decided; another may cost differently.
+        request: What was placed.
+        candidates: What was believed of each endpoint, in the order the policy saw them.
+        policy: What costed them.
+        seed: Of the generator that broke ties.
+        unit: In what costs are measured.
+        ranking: What each would have cost, best first.
+        endpoint_id: The one chosen.
+        happened: None while in flight, and for an attempt that another followed.
+
+    """
+
+    request_id: str
+    attempt: int
+    model: ModelName
+    now_s: float
+    version: str
+    request: RecordedRequest
+    candidates: tuple[Candidate, ...]
+    policy: PolicyUsed
+    seed: int
+    unit: str
+    ranking: tuple[Terms, ...]
+    endpoint_id: EndpointId
+    happened: Happened | None = None
+
+
+def record_request(
+    facts: tuple[Any, ...], blocks: int, engine_blocks: tuple[tuple[BlockScheme, int], ...]
+) -> RecordedRequest:
+    """Make the record of a request from its ``facts_of`` and the lengths of its blocks."""
+    plain = {name: msgspec.to_builtins(v) for name, v in zip(FACTS, facts, strict=True)}
+    return RecordedRequest(plain, blocks, engine_blocks)
+
+
+def count_engine_blocks(request: RouteRequest) -> tuple[tuple[BlockScheme, int], ...]:
+    """Return how many engine blocks the request has in each scheme."""
+    return tuple((scheme, len(blocks)) for scheme, blocks in request.engine_blocks.items())
+
+
+def routed(recorded: RecordedRequest) -> RouteRequest:
+    """Return the request that was placed, with as many blocks as it had but none of their hashes.
+
+    A field that the record lacks, being older than the field, takes its default.
+
+    Raises:
+        InvalidRequest: if a field has a value that it cannot have.
+
+    """
+    hints = get_type_hints(RouteRequest)
+    known = {name: recorded.facts[name] for name in FACTS if name in recorded.facts}
+    try:
+        facts = {name: msgspec.convert(value, hints[name]) for name, value in known.items()}
+        return RouteRequest(
+            **facts,
+            blocks=(BlockHash(0),) * recorded.blocks,
+            engine_blocks={scheme: (0,) * count for scheme, count in recorded.engine_blocks},
+        )
+    except (msgspec.ValidationError, TypeError) as error:
+        raise InvalidRequest(f"not a recorded request: {error}", field="request") from None
+
+
+def replay(record: RecordedDecision, policy: str | None = None) -> Decision:
+    """Decide again on what was recorded.
+
+    Args:
+        record: The decision.
+        policy: Another policy to ask instead, with nothing in its memory.
+
+    Raises:
+        ConfigError: if no policy has that name.
+        InvalidRequest: if what was recorded cannot have been a request.
+        NoEndpoint: if no candidate was recorded.
+
+    """
+    costing = make_policy(record.policy.name if policy is None else policy)
+    if policy is None and isinstance(costing, Remembering):
+        costing.recall(record.policy.memory)
+    request = routed(record.request)
+    rng = tie_rng(record.seed, request.request_id, record.attempt)
+    return decide(request, record.candidates, costing, rng)
+
+
+def differences(record: RecordedDecision, again: Decision) -> list[str]:
+    """Return in words how ``again`` differs from what was recorded; empty if it is identical."""
+    found: list[str] = []
+    if record.unit != again.unit:
+        found.append(f"costs were in {record.unit}, now in {again.unit}")
+    if record.endpoint_id != again.endpoint_id:
+        found.append(f"{record.endpoint_id} was chosen, now {again.endpoint_id}")
+    before = {terms.endpoint_id: terms for terms in record.ranking}
+    for terms in again.ranking:
+        was = before.pop(terms.endpoint_id, None)
+        if was is None:
+            found.append(f"{terms.endpoint_id} was not ranked, now costs {terms.cost!r}")
+        elif was != terms:
+            found.append(f"{terms.endpoint_id}: {_changes(was, terms)}")
+    found += [f"{endpoint_id} was ranked, now is not" for endpoint_id in before]
+    order = [terms.endpoint_id for terms in record.ranking]
+    if not found and order != [terms.endpoint_id for terms in again.ranking]:
+        found.append("the order of equal costs is another")
+    return found
+
+
+def _changes(was: Terms, now: Terms) -> str:
+    old, new = dict(was.parts), dict(now.parts)
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    parts = [f"{name} {old.get(name)!r}, now {new.get(name)!r}" for name in names]
+    return "; ".join([f"cost {was.cost!r}, now {now.cost!r}", *parts])
+
+
+def encode(record: RecordedDecision) -> bytes:
+    """Return the record as JSON; ``decode`` gives back an equal one, every float exactly."""
+    return msgspec.json.encode(record)
+
+
+def decode(data: bytes) -> list[RecordedDecision]:
+    """Read one record, or the gateway's answer that holds several, oldest first.
+
+    Raises:
+        InvalidRequest: if it is neither; the message says where.
+
+    """
+    try:
+        try:
+            return [msgspec.json.decode(data, type=RecordedDecision)]
+        except msgspec.ValidationError as single:
+            if "attempts" not in (top := msgspec.json.decode(data)):
+                raise single from None
+            return msgspec.convert(top["attempts"], list[RecordedDecision])
+    except (msgspec.DecodeError, TypeError, RecursionError) as error:
+        raise InvalidRequest(f"not a recorded decision: {error}") from None
+
+
+def tie_rng(seed: int, request_id: RequestId, attempt: int) -> Random:
+    """Return the generator that breaks the ties of one decision, and of no other."""
+    return Random(f"{seed}/{request_id}/{attempt}")
