@@ -94,9 +94,12 @@ class SimEngine:
 
     @property
     def pending_prefill_tokens(self) -> int:
-        """Prompt tokens still to be computed: a look at every request, for comparisons only."""
+        """Prompt tokens not computed yet: a look at every request, for comparisons only."""
         scheduler = self._scheduler
-        pending = sum(max(0, s.total - s.computed - 1) for s in scheduler.running)
+        left = [s.total - s.computed for s in scheduler.running]
+        pending = sum(tokens for tokens in left if tokens > 1)  # one is a decode step's
+        if self._plan is not None:  # what a step computes counts as computed from its beginning
+            pending += sum(s.chunk for s in self._plan.batch if s.chunk > 1)
         for sequence in (*scheduler.waiting, *self._inbox):
             hit = scheduler.pool.leading(sequence.request.block_keys) * self.spec.block_size
             pending += max(1, sequence.total - hit)

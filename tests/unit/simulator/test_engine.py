@@ -71,6 +71,18 @@ def test_a_long_prompt_is_computed_in_chunks_of_the_token_budget() -> None:
     assert [len(result.emitted) for result in results] == [0, 0, 1]
 
 
+def test_a_prompt_is_pending_until_the_step_that_computes_it_ends() -> None:
+    engine = SimEngine(SPEC)
+    engine.add(request("a", 100), 0.0)
+    assert engine.pending_prefill_tokens == 100
+    pending = []
+    for now_s in (0.0, 1.0, 2.0):
+        engine.begin_step(now_s)
+        pending.append(engine.pending_prefill_tokens)
+        engine.end_step(now_s + 1.0)
+    assert pending == [100, 36, 0]
+
+
 def test_running_requests_are_served_before_waiting_ones() -> None:
     engine = SimEngine(SPEC)
     engine.add(request("a", 10, 9), 0.0)
