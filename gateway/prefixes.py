@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.core.endpoint import BlockScheme
-from kvcache.hashing import Algorithm, BlockHasher, Scope, external
+from kvcache.hashing import Algorithm, BlockHasher, Scope
 
 TokenArray = NDArray[np.uint32]
 
@@ -27,7 +27,7 @@ ENTRY_BYTES: Final = 320
 """Presumed size of an entry beside its value: key, value object and the dictionary's own."""
 
 RUN_TOKENS: Final = 512
-"""Tokens hashed per entry, at most; what is behind the last full run is hashed each time."""
+"""Tokens per entry, at most; what is behind the last full run is hashed each time."""
 
 MAX_SCHEMES: Final = 64
 """Hashers kept; a fleet has as many as it has kinds of engines."""
@@ -126,6 +126,12 @@ class Pieces:
         return known + made
 
 
+def _externals(digests: Sequence[bytes]) -> array[int]:
+    """Return what ``kvcache.hashing.external`` makes of each digest, all at once."""
+    low = np.frombuffer(b"".join([digest[-8:] for digest in digests]), dtype=">u8")
+    return array("Q", low.astype("=u8").tobytes())
+
+
 @dataclass(frozen=True, slots=True)
 class _Run:
     """The blocks of a run of tokens: the last one's digest, and all as events carry them."""
@@ -149,26 +155,25 @@ class BlockHashes:
         hasher = self._hasher(scheme)
         if hasher is None:
             return None
-        size = scheme.block_tokens
-        run_tokens = size * max(1, RUN_TOKENS // size)
-        full = len(token_ids) // run_tokens
+        run_blocks = max(1, RUN_TOKENS // scheme.block_tokens)
+        run_tokens = run_blocks * scheme.block_tokens
         ids = np.ascontiguousarray(token_ids, dtype=np.uint32)
-        runs = [ids[at * run_tokens : (at + 1) * run_tokens] for at in range(full)]
+        starts = range(0, len(ids) - run_tokens + 1, run_tokens)
         root = sha256(repr((scheme, scope)).encode("utf-8", "surrogatepass")).digest()
-        keys = chain(root, [run.data for run in runs])
+        keys = chain(root, [ids[at : at + run_tokens].data for at in starts])
         known = self._cache.longest(keys)
         hashes: array[int] = array("Q")
         for run in known:
             hashes.extend(run.hashes)
         parent = known[-1].last if known else None
-        for key, tokens in zip(keys[len(known) :], runs[len(known) :], strict=True):
-            digests = hasher.hashes(tokens, scope, parent=parent, first=len(hashes))
-            parent = digests[-1]
-            new = array("Q", map(external, digests))
-            self._cache.put(key, _Run(parent, new), len(new) * new.itemsize + len(parent))
-            hashes.extend(new)
-        rest = hasher.hashes(ids[full * run_tokens :], scope, parent=parent, first=len(hashes))
-        hashes.extend(map(external, rest))
+        rest = ids[len(known) * run_tokens :]
+        digests = hasher.hashes(rest, scope, parent=parent, first=len(hashes))
+        new = _externals(digests)
+        for at, key in enumerate(keys[len(known) :]):
+            run_hashes = new[at * run_blocks : (at + 1) * run_blocks]
+            last = digests[(at + 1) * run_blocks - 1]
+            self._cache.put(key, _Run(last, run_hashes), len(run_hashes) * 8 + len(last))
+        hashes.extend(new)
         return hashes
 
     def _hasher(self, scheme: BlockScheme) -> BlockHasher | None:

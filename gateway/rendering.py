@@ -41,7 +41,7 @@ Strftime = Callable[[str], str]
 
 
 class ChatTemplate:
-    """One compiled template.
+    """One compiled template; ``source`` is its text.
 
     Args:
         source: The template.
@@ -63,7 +63,7 @@ class ChatTemplate:
         self._template = environment.from_string(source)
         self._special_tokens = dict(special_tokens)
         self._in_parts = _wants_parts(environment.parse(source))
-        self._takes_content = "content" in source
+        self.source = source
 
     def render(self, conversation: Conversation) -> str | None:
         """Return the text of a conversation, or None where the engine would refuse or we cannot."""
@@ -71,7 +71,7 @@ class ChatTemplate:
         last = messages[-1].get("content")
         open_text = ""
         if conversation.continue_final:
-            if not self._takes_content:
+            if "content" not in self.source:
                 return None
             found = self._mark_end(messages[-1], last)
             if found is None:

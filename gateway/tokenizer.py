@@ -29,8 +29,8 @@ TokenArray = NDArray[np.uint32]
 PIECE_CHARS: Final = 512
 """A piece is at least this long: keeping one costs about what tokenising 20 characters does."""
 
-PROBED_TOKENS: Final = 16
-"""Special tokens at which cutting is tried when a tokenizer is loaded."""
+MAX_ENDS: Final = 32
+"""Special tokens looked for to cut a text; those of the chat template come first."""
 
 OWN_RENDERERS: Final = frozenset(
     {
@@ -59,10 +59,9 @@ class ModelTokenizer:
         self._tokenizer = tokenizer
         self._templates = templates
         self.prefix, self.suffix = _wrapping(self)
-        self._safe = frozenset(token.content for token in _safe_tokens(tokenizer))
-        self._cuts = _cut_pattern(tokenizer)
-        if self._cuts is not None and not self._cuts_well():
-            self._cuts = None
+        ends = _piece_ends(tokenizer, [template.source for template in templates.values()])
+        ends = [text for text in ends if self._cuts_well_at(text)]
+        self._ends = re.compile("|".join(map(re.escape, ends))) if ends else None
 
     def chat_text(self, conversation: Conversation) -> str | None:
         """Return a conversation's text, or None where there is no template or it refuses."""
@@ -76,13 +75,13 @@ class ModelTokenizer:
         Those of a longer text begin with those of any text it grew from, but for its last piece,
         which may have been cut short by the end. Without such places the text stays whole.
         """
-        if self._cuts is None or len(text) <= PIECE_CHARS:
+        if self._ends is None or len(text) <= PIECE_CHARS:
             return [text]
         pieces: list[str] = []
         start = 0
-        for found in self._cuts.finditer(text):
+        for found in self._ends.finditer(text):
             end = found.end()
-            if end - start >= PIECE_CHARS and found[0] in self._safe:
+            if end - start >= PIECE_CHARS:
                 pieces.append(text[start:end])
                 start = end
         if start < len(text):
@@ -106,18 +105,17 @@ class ModelTokenizer:
             raise UnusableTokenizerError(str(error)) from None
         return [encoding.ids for encoding in found]
 
-    def _cuts_well(self) -> bool:
-        """Try cutting at special tokens between texts that begin and end in every awkward way."""
-        assert self._cuts is not None
-        ends = ("a", " a", "\n", " \n", "A1", "1", "'s", ".", "\u00e9", "\u4e2d", "", "  ")
-        contents = [token.content for token in _safe_tokens(self._tokenizer)[:PROBED_TOKENS]]
-        for content in contents:
-            halves = [(f"{end}{content}", start) for end in ends for start in ends]
-            whole = self.encode_ids([left + right for left, right in halves], special=False)
-            parts = self.encode_ids([text for pair in halves for text in pair], special=False)
-            if any(ids != parts[2 * at] + parts[2 * at + 1] for at, ids in enumerate(whole)):
-                return False
-        return True
+    def _cuts_well_at(self, content: str) -> bool:
+        """Try cutting behind a special token, between texts that begin in every awkward way."""
+        starts = ("a", " a", "\n", " \n", "A1", "1", "'s", ".", "\u00e9", "\u4e2d", "  ", content)
+        left = f" x{content}"
+        texts = [left, *starts, *(left + start for start in starts)]
+        parts = self.encode_ids(texts, special=False)
+        wholes = parts[1 + len(starts) :]
+        return all(
+            parts[0] + right == whole
+            for right, whole in zip(parts[1 : 1 + len(starts)], wholes, strict=True)
+        )
 
 
 def find_folder(root: str) -> Path:
@@ -243,33 +241,33 @@ def _wrapping(tokenizer: ModelTokenizer) -> tuple[list[int], list[int]]:
     raise UnusableTokenizerError("it does more to a text than to put special tokens around it")
 
 
-def _first_pass(tokenizer: Tokenizer) -> list[AddedToken]:
-    """Return the tokens that are looked for before anything else is done to a text."""
-    added = tokenizer.get_added_tokens_decoder().values()
-    return [token for token in added if not token.normalized and token.content]
+def _piece_ends(tokenizer: Tokenizer, sources: Sequence[str]) -> list[str]:
+    """Return special tokens behind which a text can be cut, by their flags and spelling.
 
+    The tokenizer first splits a text at its special tokens, leftmost and then longest, and does all
+    else to what is between them, part by part; so behind one of them two texts meet that know
+    nothing of each other. Wherever one of these is spelled it is also found: none other holds it,
+    ends as it begins, or takes spaces along that are its.
 
-def _safe_tokens(tokenizer: Tokenizer) -> list[AddedToken]:
-    """Return those that end a piece of text: they take nothing of what stands beside them."""
-    return [token for token in _first_pass(tokenizer) if not (token.lstrip or token.rstrip)]
+    Args:
+        tokenizer: The tokenizer.
+        sources: Chat templates; the tokens that they name come before all others.
 
-
-def _cut_pattern(tokenizer: Tokenizer) -> re.Pattern[str] | None:
-    """Return what finds special tokens as the tokenizer does: leftmost, then longest.
-
-    The tokenizer splits a text at them first, and does everything else to the parts one by one; so
-    behind one of them two texts meet that know nothing of each other.
     """
-    first = _first_pass(tokenizer)
-    strips = any(token.rstrip for token in first)
-    if any(token.single_word for token in first) or (
-        strips and any(token.content[0].isspace() for token in first)
-    ):
-        return None
-    if not _safe_tokens(tokenizer):
-        return None
-    contents = sorted((token.content for token in first), key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, contents)))
+    added = tokenizer.get_added_tokens_decoder().values()
+    first = [token for token in added if not token.normalized and token.content]
+    if any(token.single_word for token in first):
+        return []
+    every = "".join(f"{token.content}\0" for token in first)
+    plain = [token.content for token in first if not (token.lstrip or token.rstrip)]
+    plain.sort(key=lambda text: not any(text in source for source in sources))
+    return [
+        text
+        for text in plain[:MAX_ENDS]
+        if not text[0].isspace()
+        and every.count(text) == 1
+        and not any(f"{text[:size]}\0" in every for size in range(1, len(text)))
+    ]
 
 
 def _templates(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import importlib
+import os
 import time
 from array import array
 from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -43,6 +44,8 @@ WRONG_IN_A_ROW: Final = 3
 
 MAX_READERS: Final = 64
 """Tokenizers loaded at once: a large vocabulary takes tens of MiB."""
+
+_KINDS: Final = frozenset({Kind.CHAT, Kind.COMPLETION})
 
 AWKWARD_TEXT: Final = (
     "Hello  world,\n\n\tit's 12345.67 -- caf\u00e9 na\u00efve \u4e2d\u6587 \U0001f600 "
@@ -128,11 +131,12 @@ class PromptTokens:
         Args:
             parsed: The request.
             source: Where its model's tokens come from; None where nobody knows.
-            schemes: How the engines that may get it name their blocks.
+            schemes: How the engines that may get it name their blocks. Without any the tokens
+                would be of no use, and are not looked for.
 
         """
         key = self._key(source)
-        if source is None or key is None or parsed.kind not in (Kind.CHAT, Kind.COMPLETION):
+        if not schemes or source is None or key is None or parsed.kind not in _KINDS:
             return None
         if self._readers.get(key, self) is None or len(parsed.forward) > self._settings.body_bytes:
             self._results.labels("unknown").inc()
@@ -238,6 +242,8 @@ class PromptTokens:
         kind, _, root = key.partition(":")
         if kind == "simulated":
             return SimulatedReader()
+        # the library would use every core there is; our threads are counted
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         try:
             module: Any = importlib.import_module("gateway.tokenizer")
         except ImportError as error:
