@@ -16,6 +16,7 @@
     - EngineTimeout          504  no byte within the limit
     - EngineRefused          502  it answered 5xx before the first byte
     - StreamBroken           --   it stopped in the middle of a reply already begun
+  + StoreError               --   the shared store did not answer; no client's request depends on it
 
 The status beside each leaf is what ``gateway.app`` answers with; nothing else knows HTTP.
 """
@@ -103,3 +104,7 @@ class StreamBroken(EngineError):
     """The engine stopped in the middle of a reply already begun."""
 
     retry_safe = False
+
+
+class StoreError(HeadraceError):
+    """The store that replicas share did not answer, or refused."""

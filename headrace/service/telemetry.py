@@ -48,6 +48,10 @@ ERROR_BUCKETS_S: Final = (
     *(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0),
 )
 
+SHARING_BUCKETS_S: Final = (
+    *(2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 5.0),
+)
+
 METRICS: Final[Sequence[MetricSpec]] = (
     MetricSpec(
         "headrace_requests_total",
@@ -153,6 +157,23 @@ METRICS: Final[Sequence[MetricSpec]] = (
         DECISION_BUCKETS_S,
     ),
     MetricSpec(
+        "headrace_tokenised_total",
+        "counter",
+        "requests",
+        "Requests whose prompt was to be tokenised: exact; unsure (nothing says how their engine "
+        "reads them); late (more than tokens.limit_ms); full (tokens.waiting); failed (a bug); "
+        "unknown (too long, or of a model without a usable tokenizer).",
+        ("result",),
+    ),
+    MetricSpec(
+        "headrace_tokenise_seconds",
+        "histogram",
+        "seconds",
+        "What tokenising and hashing a prompt made its request wait; those done in threads only.",
+        (),
+        DECISION_BUCKETS_S,
+    ),
+    MetricSpec(
         "headrace_router_predicted_ttft_error_seconds",
         "histogram",
         "seconds",
@@ -173,6 +194,48 @@ METRICS: Final[Sequence[MetricSpec]] = (
         "connections",
         "Connections opened to engines; a high rate means that keep-alive does not hold.",
         ("result",),
+    ),
+    MetricSpec(
+        "headrace_store_up",
+        "gauge",
+        "connections",
+        "1 while the store that replicas share (Redis) answers, else 0; absent without one.",
+    ),
+    MetricSpec(
+        "headrace_store_connects_total",
+        "counter",
+        "connections",
+        "Attempts to connect to the store that replicas share.",
+        ("result",),
+    ),
+    MetricSpec(
+        "headrace_store_dropped_total",
+        "counter",
+        "messages",
+        "Messages to other replicas that were not sent: the store was down, or our queue full.",
+        ("reason",),
+    ),
+    MetricSpec(
+        "headrace_router_sharing_lag_seconds",
+        "gauge",
+        "seconds",
+        "How old what we know of another replica's reserves may be: time since its last message.",
+        ("replica",),
+    ),
+    MetricSpec(
+        "headrace_router_sharing_delay_seconds",
+        "histogram",
+        "seconds",
+        "From handing a message to the store until it came back to us; as long as to others.",
+        (),
+        SHARING_BUCKETS_S,
+    ),
+    MetricSpec(
+        "headrace_router_sharing_messages_total",
+        "counter",
+        "messages",
+        "Messages about reserves, by what became of them; gaps and losses are healed by snapshots.",
+        ("event",),
     ),
 )
 
