@@ -62,6 +62,19 @@ def depths(holders: Mapping[int, int], blocks: Sequence[int], size: int) -> list
     return found
 
 
+def _add(holders: dict[int, int], blocks: Sequence[int], index: int, size: int) -> tuple[int, int]:
+    """Add an endpoint to a prompt's holders; return the blocks that it, and that anybody, held.
+
+    Prompts are long and most of one is new to everybody: that part is added in one go.
+    """
+    before = depths(holders, blocks, size)
+    own, anybody = before[index], max(before)
+    for block in blocks[own:anybody]:
+        holders[block] |= 1 << index
+    holders.update(dict.fromkeys(blocks[anybody:], 1 << index))
+    return own, anybody
+
+
 class KvIndex:
     """What engines hold, from their KV events."""
 
@@ -98,6 +111,7 @@ class SentPrefixes:
     """
 
     def __init__(self, limits_blocks: Sequence[int]) -> None:
+        self.size = len(limits_blocks)
         self._limits = limits_blocks
         self._holders: dict[int, int] = {}
         self._held: list[OrderedDict[int, None]] = [OrderedDict() for _ in limits_blocks]
@@ -105,14 +119,13 @@ class SentPrefixes:
 
     def sent(self, index: int, blocks: Sequence[int]) -> None:
         """Note a prompt: its blocks become the endpoint's latest, the first block most of all."""
-        held, holders, bit = self._held[index], self._holders, 1 << index
-        for block in reversed(blocks):
-            if block in held:
-                held.move_to_end(block)
-            else:
-                held[block] = None
-                holders[block] = holders.get(block, 0) | bit
+        held, holders = self._held[index], self._holders
+        own, _ = _add(holders, blocks, index, self.size)
+        held.update(dict.fromkeys(reversed(blocks[own:])))
+        for block in reversed(blocks[:own]):
+            held.move_to_end(block)
         self._latest.update(dict.fromkeys(blocks, index))
+        bit = 1 << index
         while len(held) > self._limits[index]:
             block, _ = held.popitem(last=False)
             left = holders[block] & ~bit
@@ -124,7 +137,7 @@ class SentPrefixes:
 
     def depths(self, blocks: Sequence[int]) -> list[int]:
         """Return, per endpoint, how many leading blocks it was sent."""
-        return depths(self._holders, blocks, len(self._limits))
+        return depths(self._holders, blocks, self.size)
 
     def latest(self, block: int) -> int | None:
         """Return who was sent a block last, if it still counts as holding it."""
@@ -155,10 +168,10 @@ class PooledPrefixes:
 
     def sent(self, index: int, blocks: Sequence[int], now_s: float) -> None:
         """Note a prompt."""
-        holders, used_s, bit = self._holders, self._used_s, 1 << index
-        for block in reversed(blocks):
-            holders[block] = holders.get(block, 0) | bit
-            used_s[block] = now_s
+        holders, used_s = self._holders, self._used_s
+        _, anybody = _add(holders, blocks, index, self.size)
+        used_s.update(dict.fromkeys(reversed(blocks), now_s))
+        for block in reversed(blocks[:anybody]):
             used_s.move_to_end(block)
         while len(used_s) > self.limit_blocks:
             del holders[used_s.popitem(last=False)[0]]
