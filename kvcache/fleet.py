@@ -94,6 +94,12 @@ class FleetIndex:
         index = self._indexes.get(self._schemes.get(endpoint))
         return 0 if index is None else index.blocks(endpoint, tier)
 
+    def held_by(self, endpoint: EndpointId) -> set[int]:
+        """Return the GPU blocks that an endpoint has reported and not removed; a long look."""
+        index = self._indexes.get(self._schemes.get(endpoint))
+        pieces = [] if index is None else index.held_by(endpoint)
+        return {name for tier, hashes in pieces if tier is Tier.GPU for name in hashes}
+
     def __len__(self) -> int:
         """Return the number of blocks known."""
         return sum(map(len, self._indexes.values()))

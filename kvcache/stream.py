@@ -157,6 +157,14 @@ class EventStream:
         self._last = None
         return self._resync()
 
+    def lost(self) -> list[Change]:
+        """Take the engine to be gone; a connection after this begins anew, from batch 0."""
+        self._replay = self._ask = None
+        self._verifying = False
+        changes = self._new_life()
+        self._last, self._cold = None, True
+        return changes
+
     def check_up(self) -> list[Change]:
         """Ask whether the last batch is still the last; call it now and then.
 
@@ -294,15 +302,19 @@ class EventStream:
     def _restart(self) -> list[Change]:
         """Begin a new life of the engine at its first batch."""
         self.counters.restarts += 1
+        changes = self._new_life()
+        self._last = _START if self._replays else None
+        if self._replays:
+            self._request()
+        return changes
+
+    def _new_life(self) -> list[Change]:
         changes = self._forget()
         if self._changes.new_life():
             changes.append(SchemeKnown(None))
         self._drop_held()  # what was published before the replay that follows is in it
         self._recent.clear()
         self._engine_s = 0.0
-        self._last = _START if self._replays else None
-        if self._replays:
-            self._request()
         return changes
 
     def _forget(self) -> list[Change]:
