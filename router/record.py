@@ -129,8 +129,8 @@ def record_request(
     facts: tuple[Any, ...], blocks: int, engine_blocks: tuple[tuple[BlockScheme, int], ...]
 ) -> RecordedRequest:
     """Make the record of a request from its ``facts_of`` and the lengths of its blocks."""
-    plain = {name: msgspec.to_builtins(v) for name, v in zip(FACTS, facts, strict=True)}
-    return RecordedRequest(plain, blocks, engine_blocks)
+    named = dict(zip(FACTS, facts, strict=True))
+    return RecordedRequest(msgspec.json.decode(msgspec.json.encode(named)), blocks, engine_blocks)
 
 
 def count_engine_blocks(request: RouteRequest) -> tuple[tuple[BlockScheme, int], ...]:

@@ -93,16 +93,9 @@ def candidates(draw: st.DrawFn, most: int = 9) -> tuple[Candidate, ...]:
 
 @st.composite
 def _facts(draw: st.DrawFn) -> dict[str, float]:
-    floats = {f.name for f in fields(Candidate)} - {
-        "endpoint_id",
-        "inflight",
-        "decoding",
-        "kv_tokens",
-    }
-    found: dict[str, float] = {name: draw(_AMOUNTS) for name in sorted(floats)}
-    found["inflight"], found["decoding"] = draw(st.integers(0, 9)), draw(st.integers(0, 9))
-    found["kv_tokens"] = draw(st.integers(1, 10**6))
-    return found
+    """Any value for every field that there is, of the field's type."""
+    kinds = {"float": _AMOUNTS, "int": st.integers(1, 10**6), "bool": st.booleans()}
+    return {f.name: draw(kinds[str(f.type)]) for f in fields(Candidate) if f.name != "endpoint_id"}
 
 
 @st.composite
@@ -113,12 +106,14 @@ def decisions(draw: st.DrawFn) -> RecordedDecision:
         ModelName(draw(st.text(min_size=1, max_size=20))),
         draw(st.integers(1, 200_000)),
         tuple(BlockHash(i) for i in range(draw(st.integers(0, 20)))),
-        draw(st.floats(0.01, 1e3)),
-        draw(st.none() | st.integers(1, 10**6)),
-        draw(st.none() | st.text(max_size=20)),
-        draw(st.integers(-5, 5)),
-        draw(st.booleans()),
-        draw(st.sampled_from([{}, {BlockScheme(16, seed="0"): (1, 2, 3), BlockScheme(32): ()}])),
+        block_tokens=draw(st.floats(0.01, 1e3)),
+        max_output_tokens=draw(st.none() | st.integers(1, 10**6)),
+        session=draw(st.none() | st.text(max_size=20)),
+        priority=draw(st.integers(-5, 5)),
+        first_token_seen=draw(st.booleans()),
+        engine_blocks=draw(
+            st.sampled_from([{}, {BlockScheme(16, seed="0"): (1, 2, 3), BlockScheme(32): ()}])
+        ),
     )
     return recorded(
         placed,
