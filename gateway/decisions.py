@@ -23,9 +23,9 @@ from headrace.core.outcome import Outcome
 from headrace.core.record import Usage
 from headrace.core.request import RouteRequest
 from router.decide import Decision
+from router.memory import NO_MEMORY
 from router.policy import Candidate, Terms
 from router.record import (
-    NO_MEMORY,
     Happened,
     PolicyUsed,
     RecordedDecision,
@@ -107,7 +107,8 @@ class Decisions:
 
         Args:
             request_id: As the client knows it; need not be unique.
-            attempt: Which of the request's decisions this is, from 1; what its ties depend on.
+            attempt: How many times it was sent before, as the router was told: its ties depend
+                on it.
             request: What was placed, under the router's own unique id.
             decision: What was decided.
             now_s: When, in monotonic seconds.

@@ -6,12 +6,11 @@ added to any of them is recorded without a change here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from random import Random
-from types import MappingProxyType
-from typing import Any, Final, Protocol, get_type_hints, runtime_checkable
+from typing import Any, Final, get_type_hints
 
 import msgspec
 
@@ -23,10 +22,8 @@ from headrace.core.record import Usage
 from headrace.core.request import RouteRequest
 from router.catalog import make_policy
 from router.decide import Decision, decide
-from router.policy import Candidate, Policy, Terms
-
-NO_MEMORY: Final[Mapping[str, object]] = MappingProxyType({})
-"""What a policy without options and without a past remembers."""
+from router.memory import Remembering
+from router.policy import Candidate, Terms
 
 _COUNTED: Final = ("blocks", "engine_blocks")
 """Fields of a request that tell what a prompt says; only their lengths are kept."""
@@ -36,24 +33,6 @@ FACTS: Final = tuple(f.name for f in fields(RouteRequest) if f.name not in _COUN
 
 facts_of: Final[Callable[[RouteRequest], tuple[Any, ...]]] = attrgetter(*FACTS)
 """Returns a request's ``FACTS`` without touching its blocks; costs 0.4 us."""
-
-
-@runtime_checkable
-class Remembering(Protocol):
-    """A policy whose costs depend on more than its arguments: on options, or on its past."""
-
-    def memory(self) -> Mapping[str, object]:
-        """Return all that its next costs depend on, as plain JSON values."""
-        ...
-
-    def recall(self, memory: Mapping[str, object]) -> None:
-        """Take up a memory as returned by ``memory``, in place of its own."""
-        ...
-
-
-def memory_reader(policy: Policy) -> Callable[[], Mapping[str, object]]:
-    """Return what to call before each decision to learn what ``policy`` remembers."""
-    return policy.memory if isinstance(policy, Remembering) else lambda: NO_MEMORY
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +74,7 @@ class RecordedDecision:
 
     Attributes:
         request_id: As the client knows it; the router's own is among the request's facts.
-        attempt: Counts from 1; a request is placed again after a failure that may be retried.
+        attempt: How many times the request had been sent before: 0 unless an endpoint failed it.
         model: The name the client asked for.
         now_s: When, in monotonic seconds of the gateway's clock.
         version: Of the code that decided; another may cost differently.

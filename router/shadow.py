@@ -105,7 +105,7 @@ class Shadow:
         request: RouteRequest,
         candidates: Sequence[Candidate],
         decision: Decision,
-        attempt: int = 1,
+        attempt: int = 0,
     ) -> None:
         """Decide again with the second policy; costs about what the decision itself did.
 
@@ -113,7 +113,7 @@ class Shadow:
             request: What was placed.
             candidates: As the first policy saw them.
             decision: What it decided on them.
-            attempt: Which of the request's decisions this is.
+            attempt: How many times it was sent before.
 
         """
         rng = tie_rng(self._seed, request.request_id, attempt)

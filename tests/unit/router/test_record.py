@@ -8,15 +8,14 @@ import pytest
 from headrace.core.errors import ConfigError, InvalidRequest
 from headrace.core.ids import EndpointId
 from router.catalog import make_policy
+from router.memory import NO_MEMORY, memory_reader
 from router.policies.round_robin import RoundRobin
 from router.record import (
-    NO_MEMORY,
     PolicyUsed,
     RecordedDecision,
     decode,
     differences,
     encode,
-    memory_reader,
     replay,
     routed,
 )

@@ -20,7 +20,7 @@ SEEN = (
 
 def decided(name: str, seen: tuple[Candidate, ...], policy: str = "expected-ttft") -> Decision:
     placed = request(name)
-    return decide(placed, seen, make_policy(policy), tie_rng(0, placed.request_id, 1))
+    return decide(placed, seen, make_policy(policy), tie_rng(0, placed.request_id, 0))
 
 
 def test_another_choice_is_counted_with_what_it_would_have_cost() -> None:
