@@ -174,8 +174,8 @@ class TokenSettings(BaseModel):
     inline_bytes: int = Field(
         default=1_024,
         ge=0,
-        description="Bodies up to this long are tokenised at once, which holds up other requests for "
-        "a third of a millisecond; handing one to a thread costs 0.1 ms of CPU time.",
+        description="Bodies up to this long are tokenised at once, which holds up other requests "
+        "for a third of a millisecond; handing one to a thread costs 0.1 ms of CPU time.",
     )
     body_bytes: int = Field(
         default=8 << 20,

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -21,16 +20,11 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer
 
 from gateway.conversation import Conversation
+from gateway.cutting import Cutter
 from gateway.readers import UnusableTokenizerError
 from gateway.rendering import SPECIAL_NAMES, ChatTemplate, Strftime
 
 TokenArray = NDArray[np.uint32]
-
-PIECE_CHARS: Final = 512
-"""A piece is at least this long: keeping one costs about what tokenising 20 characters does."""
-
-MAX_ENDS: Final = 32
-"""Special tokens looked for to cut a text; those of the chat template come first."""
 
 OWN_RENDERERS: Final = frozenset(
     {
@@ -55,13 +49,16 @@ class ModelTokenizer:
 
     """
 
-    def __init__(self, tokenizer: Tokenizer, templates: Mapping[str, ChatTemplate]) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, spec: Mapping[str, Any], templates: Mapping[str, ChatTemplate]
+    ) -> None:
         self._tokenizer = tokenizer
         self._templates = templates
         self.prefix, self.suffix = _wrapping(self)
-        ends = _piece_ends(tokenizer, [template.source for template in templates.values()])
-        ends = [text for text in ends if self._cuts_well_at(text)]
-        self._ends = re.compile("|".join(map(re.escape, ends))) if ends else None
+        sources = [template.source for template in templates.values()]
+        self._cutter = Cutter(
+            tokenizer, spec, sources, lambda texts: self.encode_ids(texts, special=False)
+        )
 
     def chat_text(self, conversation: Conversation) -> str | None:
         """Return a conversation's text, or None where there is no template or it refuses."""
@@ -70,23 +67,8 @@ class ModelTokenizer:
         return None if template is None else template.render(conversation)
 
     def pieces(self, text: str) -> list[str]:
-        """Cut a text where tokenising the parts gives the tokens of the whole.
-
-        Those of a longer text begin with those of any text it grew from, but for its last piece,
-        which may have been cut short by the end. Without such places the text stays whole.
-        """
-        if self._ends is None or len(text) <= PIECE_CHARS:
-            return [text]
-        pieces: list[str] = []
-        start = 0
-        for found in self._ends.finditer(text):
-            end = found.end()
-            if end - start >= PIECE_CHARS:
-                pieces.append(text[start:end])
-                start = end
-        if start < len(text):
-            pieces.append(text[start:])
-        return pieces
+        """Cut a text where tokenising the parts gives the tokens of the whole."""
+        return self._cutter.pieces(text)
 
     def encode(self, texts: Sequence[str]) -> list[TokenArray]:
         """Return the tokens of each text, no special ones added.
@@ -104,18 +86,6 @@ class ModelTokenizer:
         except Exception as error:  # noqa: BLE001 -- the library raises Exception itself
             raise UnusableTokenizerError(str(error)) from None
         return [encoding.ids for encoding in found]
-
-    def _cuts_well_at(self, content: str) -> bool:
-        """Try cutting behind a special token, between texts that begin in every awkward way."""
-        starts = ("a", " a", "\n", " \n", "A1", "1", "'s", ".", "\u00e9", "\u4e2d", "  ", content)
-        left = f" x{content}"
-        texts = [left, *starts, *(left + start for start in starts)]
-        parts = self.encode_ids(texts, special=False)
-        wholes = parts[1 + len(starts) :]
-        return all(
-            parts[0] + right == whole
-            for right, whole in zip(parts[1 : 1 + len(starts)], wholes, strict=True)
-        )
 
 
 def find_folder(root: str) -> Path:
@@ -169,7 +139,7 @@ def load_tokenizer(folder: Path, strftime: Strftime) -> ModelTokenizer:
     special = {**_read(folder / "special_tokens_map.json"), **config}
     names = _special_tokens(special)
     _add_special(tokenizer, special, config)
-    return ModelTokenizer(tokenizer, _templates(folder, config, names, strftime))
+    return ModelTokenizer(tokenizer, spec, _templates(folder, config, names, strftime))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -239,35 +209,6 @@ def _wrapping(tokenizer: ModelTokenizer) -> tuple[list[int], list[int]]:
         if wrapped[at : at + len(plain)] == plain:
             return wrapped[:at], wrapped[at + len(plain) :]
     raise UnusableTokenizerError("it does more to a text than to put special tokens around it")
-
-
-def _piece_ends(tokenizer: Tokenizer, sources: Sequence[str]) -> list[str]:
-    """Return special tokens behind which a text can be cut, by their flags and spelling.
-
-    The tokenizer first splits a text at its special tokens, leftmost and then longest, and does all
-    else to what is between them, part by part; so behind one of them two texts meet that know
-    nothing of each other. Wherever one of these is spelled it is also found: none other holds it,
-    ends as it begins, or takes spaces along that are its.
-
-    Args:
-        tokenizer: The tokenizer.
-        sources: Chat templates; the tokens that they name come before all others.
-
-    """
-    added = tokenizer.get_added_tokens_decoder().values()
-    first = [token for token in added if not token.normalized and token.content]
-    if any(token.single_word for token in first):
-        return []
-    every = "".join(f"{token.content}\0" for token in first)
-    plain = [token.content for token in first if not (token.lstrip or token.rstrip)]
-    plain.sort(key=lambda text: not any(text in source for source in sources))
-    return [
-        text
-        for text in plain[:MAX_ENDS]
-        if not text[0].isspace()
-        and every.count(text) == 1
-        and not any(f"{text[:size]}\0" in every for size in range(1, len(text)))
-    ]
 
 
 def _templates(
