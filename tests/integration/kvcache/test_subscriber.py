@@ -24,6 +24,14 @@ from tests.support.kv_events import (
 
 A = EndpointId("a")
 
+SETTLING = replace(QUICK, check_up_s=60.0)
+"""One question soon after connecting, and then none: losses show only in what comes after."""
+
+
+def settled(watch: Watch) -> bool:
+    status = watch.status()
+    return status.counters.replays == 2 and status.state is StreamState.SYNCED
+
 
 async def test_a_subscriber_that_starts_late_is_warm(
     start_engine: StartEngine, start_watch: StartWatch, eventually: Eventually
@@ -61,10 +69,11 @@ async def test_a_batch_lost_on_the_way_is_replayed(
     start_engine: StartEngine, start_watch: StartWatch, eventually: Eventually
 ) -> None:
     engine = await start_engine()
-    watch = await start_watch(replace(QUICK, check_up_s=60.0, settle_s=60.0))
+    watch = await start_watch(SETTLING)
     watch.follow(a=engine.source())
     engine.store(1, 0)
     await eventually(lambda: watch.held() == engine.held)
+    await eventually(lambda: settled(watch))
     engine.store(1, 100, drop=True)
     engine.evict(0, 1, drop=True)
     engine.store(1, 200)
@@ -235,10 +244,11 @@ async def test_bytes_that_are_no_events_lose_what_was_known_and_nothing_more(
     start_engine: StartEngine, start_watch: StartWatch, eventually: Eventually
 ) -> None:
     engine = await start_engine()
-    watch = await start_watch(replace(QUICK, check_up_s=60.0, settle_s=60.0))
+    watch = await start_watch(SETTLING)
     watch.follow(a=engine.source())
     engine.store(1, 0)
     await eventually(lambda: watch.held() == engine.held)
+    await eventually(lambda: settled(watch))
     engine.publisher._send(1, b"\xc1 not msgpack")
     await eventually(lambda: watch.status().counters.malformed == 1)
     assert not watch.held()
@@ -273,10 +283,11 @@ async def test_the_loop_is_not_kept_busy_when_nothing_happens(
     start_engine: StartEngine, start_watch: StartWatch, eventually: Eventually
 ) -> None:
     engine = await start_engine()
-    watch = await start_watch(replace(QUICK, check_up_s=60.0, settle_s=60.0))
+    watch = await start_watch(SETTLING)
     watch.follow(a=engine.source())
     engine.store(1, 0)
     await eventually(lambda: watch.held() == engine.held)
+    await eventually(lambda: settled(watch))
     follower = watch.subscriber._followers[A]
     turns = 0
     keep_time = follower._keep_time
