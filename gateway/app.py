@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.exceptions import HTTPException
@@ -18,7 +19,7 @@ from gateway.reference import add_relayed_routes
 from gateway.serve import Service
 from headrace import __version__
 from headrace.core.endpoint import Health
-from headrace.core.errors import HeadraceError, ModelNotFound, NoEndpoint
+from headrace.core.errors import HeadraceError, InvalidRequest, ModelNotFound, NoEndpoint
 from headrace.core.outcome import Outcome
 from router.router import Router
 
@@ -126,7 +127,13 @@ def _answer_errors(app: FastAPI) -> None:
         headers = tuple((k.encode(), v.encode()) for k, v in (error.headers or {}).items())
         return _response(Reply(error.status_code, headers, body))
 
+    async def invalid(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        return _response(reply_to(InvalidRequest(first["msg"], field=str(first["loc"][-1]))))
+
     app.add_exception_handler(HeadraceError, ours)
+    app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http)
 
 

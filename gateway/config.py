@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+
+from router.catalog import POLICIES
 
 _STRICT = ConfigDict(extra="forbid", frozen=True)
 
@@ -189,6 +191,38 @@ class TokenSettings(BaseModel):
     )
 
 
+class RoutingSettings(BaseModel):
+    """What is kept of routing decisions, and what they are compared with."""
+
+    model_config = _STRICT
+
+    decisions: int = Field(
+        default=10_000,
+        ge=0,
+        le=10_000_000,
+        description="Requests whose decisions are kept, to be explained; 0 keeps none.",
+    )
+    decisions_bytes: int = Field(
+        default=16 << 20,
+        ge=1 << 16,
+        description="Memory that they may take; beyond it the oldest are forgotten sooner. "
+        "16 MiB hold 10,000 requests over 4 endpoints, 6,800 over 8 and 800 over 100, "
+        "placed by the default policy.",
+    )
+    shadow: str | None = Field(
+        default=None,
+        description="A second policy that is asked about every decision and never obeyed; "
+        "`/headrace/v1/shadow` and metrics tell where it differs. Doubles the time of a decision.",
+    )
+
+    @field_validator("shadow")
+    @classmethod
+    def _known(cls, name: str | None) -> str | None:
+        if name is not None and name not in POLICIES:
+            raise ValueError(f"unknown policy {name!r}; known: {', '.join(sorted(POLICIES))}")
+        return name
+
+
 class GatewaySettings(BaseModel):
     """The gateway process."""
 
@@ -222,4 +256,7 @@ class GatewaySettings(BaseModel):
     retry: RetrySettings = Field(default_factory=RetrySettings, description="What is tried again.")
     tokens: TokenSettings = Field(
         default_factory=TokenSettings, description="How prompts are tokenised."
+    )
+    routing: RoutingSettings = Field(
+        default_factory=RoutingSettings, description="What is kept of routing decisions."
     )

@@ -182,6 +182,34 @@ METRICS: Final[Sequence[MetricSpec]] = (
         ERROR_BUCKETS_S,
     ),
     MetricSpec(
+        "headrace_shadow_decisions_total",
+        "counter",
+        "decisions",
+        "Decisions that routing.shadow's policy made too: it agreed on the endpoint, or disagreed.",
+        ("result",),
+    ),
+    MetricSpec(
+        "headrace_shadow_cost_difference",
+        "gauge",
+        "the policy's unit",
+        "What the shadow policy's choices would have cost more than ours, by the policy in charge, "
+        "all together since the start; milliseconds for the default policy.",
+    ),
+    MetricSpec(
+        "headrace_shadow_prompt_tokens_total",
+        "counter",
+        "tokens",
+        "Prompt tokens of the requests that the shadow policy saw, as the router counted them.",
+    ),
+    MetricSpec(
+        "headrace_shadow_cached_tokens_total",
+        "counter",
+        "tokens",
+        "Of them, those believed to be cached where the request went (ours) and where the shadow "
+        "policy would have sent it (shadow).",
+        ("choice",),
+    ),
+    MetricSpec(
         "headrace_upstream_connections",
         "gauge",
         "connections",
