@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 
 from headrace.core.errors import NoEndpoint
-from headrace.core.ids import EndpointId
+from headrace.core.ids import EndpointId, RequestId
 from headrace.core.request import RouteRequest
 from router.policy import Candidate, Policy, Terms
 
@@ -26,10 +26,18 @@ class Decision:
     unit: str
 
 
+def tie_rng(seed: int, request_id: RequestId, attempt: int) -> Random:
+    """Return the chance that one decision may use; the same for the same decision, anywhere."""
+    return Random(f"{seed}/{request_id}/{attempt}")
+
+
 def decide(
     request: RouteRequest, candidates: Sequence[Candidate], policy: Policy, rng: Random
 ) -> Decision:
-    """Choose an endpoint for ``request``.
+    """Choose an endpoint for ``request``: the one of least cost.
+
+    Of several that cost the same, any; for a policy with a ``near_ratio`` about the same is enough,
+    and one that served the request's session last is preferred.
 
     Args:
         request: The request to place.
@@ -45,9 +53,19 @@ def decide(
         raise NoEndpoint(f"no endpoint is ready for model {request.model!r}")
     terms = policy.costs(request, candidates, rng)
     assert len(terms) == len(candidates)
-    order = sorted(range(len(terms)), key=lambda i: (terms[i].cost, rng.random()))
+    order = sorted(range(len(terms)), key=lambda i: terms[i].cost)
+    least = terms[order[0]].cost
+    assert least >= 0.0  # also false for NaN
+    near = 1
+    while near < len(order) and terms[order[near]].cost <= least * (1.0 + policy.near_ratio):
+        near += 1
+    if near > 1:
+        sticky = policy.near_ratio > 0.0
+        known = [i for i in order[:near] if sticky and candidates[i].session_here]
+        best = known[0] if known else order[int(rng.random() * near)]
+        order.remove(best)
+        order.insert(0, best)
     best = order[0]
-    assert terms[best].cost >= 0.0  # also false for NaN
     return Decision(
         endpoint_id=candidates[best].endpoint_id,
         candidate=candidates[best],

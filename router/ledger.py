@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Final
 
+from headrace.core.endpoint import EngineLoad, Speed
 from headrace.core.ids import EndpointId, RequestId
 from headrace.core.request import RouteRequest
-from router.speed import PrefillSpeed
+from router.reserve import Reserve
+from router.speed import PrefillSpeed, token_pairs
 
-PRESUMED_OUTPUT_TOKENS = 256
+PRESUMED_OUTPUT_TOKENS: Final = 256
 """KV room reserved for the reply of a request whose client set no cap; INV-9 forbids knowing it."""
+
+PRESUMED_PROMPT_TOKENS: Final = 1_024
+"""Uncached prompt tokens of a request that others sent and we know only from the engine's count."""
+
+SHARED_WEIGHT: Final = 0.2
+"""Weight of a new observation of how much KV the requests of an endpoint share."""
+
+SHARED_BOUNDS: Final = (0.05, 1.1)
+"""Bounds of that share: KV used over the sum of what each request would need alone."""
 
 
 @dataclass(slots=True)
@@ -19,10 +31,18 @@ class _Entry:
 
     endpoint_id: EndpointId
     miss_tokens: float
+    miss_pairs: float
     resident_tokens: float
     dispatched_s: float
     silent: bool = False
     decoding: bool = False
+    elsewhere: bool = False  # another gateway replica's: known late, so nothing is learned from it
+
+
+def resident_tokens(request: RouteRequest) -> float:
+    """Return the KV tokens a request will need: its prompt and what its reply may come to."""
+    output = request.max_output_tokens or PRESUMED_OUTPUT_TOKENS
+    return request.prompt_tokens + min(output, PRESUMED_OUTPUT_TOKENS)
 
 
 class EndpointLoad:
@@ -39,19 +59,52 @@ class EndpointLoad:
         self.resident_tokens = 0.0
         self._queued: OrderedDict[RequestId, _Entry] = OrderedDict()
         self._queued_tokens = 0.0
+        self._queued_pairs = 0.0
         self._progress_s = 0.0
+        self._shared_ratio = 1.0
+        self._strangers = (0, 0)
+        self._strangers_waiting = 0
+        self._reported_s = -1.0
+
+    @property
+    def kv_tokens(self) -> float:
+        """KV tokens that the requests in flight hold or will need, as far as they do not share."""
+        return self.resident_tokens * self._shared_ratio
+
+    def reported(self, load: EngineLoad, kv_tokens: int) -> None:
+        """Take an engine's own report into account; an old one changes nothing.
+
+        It shows two things that our own count cannot: requests of others (those it counts beyond
+        ours in two reports running, since the two counts are never of the same moment), and how
+        much of their KV the requests share.
+        """
+        if load.at_s <= self._reported_s:
+            return
+        self._reported_s = load.at_s
+        strangers = max(0, load.running + load.waiting - self.inflight)
+        self._strangers = (self._strangers[1], strangers)
+        self._strangers_waiting = min(*self._strangers, load.waiting)
+        if load.waiting == 0 and self.inflight >= 2 and self.resident_tokens > 0.0:
+            seen = load.kv_used_ratio * kv_tokens / self.resident_tokens
+            low, high = SHARED_BOUNDS
+            seen = min(high, max(low, seen))
+            self._shared_ratio += SHARED_WEIGHT * (seen - self._shared_ratio)
 
     def queued_ms(self, now_s: float) -> float:
-        """Return the expected milliseconds until all that we queued here has been computed."""
+        """Return the expected milliseconds until all that is queued here has been computed."""
         self._presume_silent(now_s)
+        others_ms = 0.0
+        if self._strangers_waiting:
+            others_ms = self._strangers_waiting * self.speed.ms(PRESUMED_PROMPT_TOKENS, 0.0)
         if not self._queued:
-            return 0.0
+            return others_ms
         oldest = next(iter(self._queued.values()))
-        oldest_ms = self.speed.ms(oldest.miss_tokens)
+        oldest_ms = self.speed.ms(oldest.miss_tokens, oldest.miss_pairs)
         spent_ms = (now_s - max(self._progress_s, oldest.dispatched_s)) * 1_000.0
         rest = self._queued_tokens - oldest.miss_tokens
         rest_ms = (len(self._queued) - 1) * self.speed.fixed_ms + rest * self.speed.per_token_ms
-        return max(0.0, oldest_ms - spent_ms) + max(0.0, rest_ms)
+        rest_ms += (self._queued_pairs - oldest.miss_pairs) * self.speed.per_pair_ms
+        return others_ms + max(0.0, oldest_ms - spent_ms) + max(0.0, rest_ms)
 
     def sent(self, request_id: RequestId, entry: _Entry) -> None:
         """Add a request just sent here."""
@@ -59,13 +112,16 @@ class EndpointLoad:
         self.resident_tokens += entry.resident_tokens
         self._queued[request_id] = entry
         self._queued_tokens += entry.miss_tokens
+        self._queued_pairs += entry.miss_pairs
 
     def first_token(self, request_id: RequestId, entry: _Entry, now_s: float) -> None:
         """Move a request from queued to decoding, and learn from the time it took."""
         if request_id not in self._queued:
             return
         since_s = max(self._progress_s, entry.dispatched_s)
-        self.speed.observe(entry.miss_tokens, max(0.0, now_s - since_s) * 1_000.0)
+        if not entry.elsewhere:
+            elapsed_ms = max(0.0, now_s - since_s) * 1_000.0
+            self.speed.observe(entry.miss_tokens, entry.miss_pairs, elapsed_ms)
         self._computed(request_id, entry, now_s)
 
     def _presume_silent(self, now_s: float) -> None:
@@ -73,7 +129,7 @@ class EndpointLoad:
         while self._queued:
             request_id, oldest = next(iter(self._queued.items()))
             since_s = max(self._progress_s, oldest.dispatched_s)
-            due_s = since_s + self.speed.ms(oldest.miss_tokens) / 1_000.0
+            due_s = since_s + self.speed.ms(oldest.miss_tokens, oldest.miss_pairs) / 1_000.0
             if not oldest.silent or now_s < due_s:
                 return
             self._computed(request_id, oldest, due_s)
@@ -83,6 +139,7 @@ class EndpointLoad:
         entry.decoding = True
         self.decoding += 1
         self._queued_tokens -= entry.miss_tokens
+        self._queued_pairs -= entry.miss_pairs
         self._progress_s = at_s
 
     def ended(self, request_id: RequestId, entry: _Entry, now_s: float) -> None:
@@ -96,8 +153,9 @@ class EndpointLoad:
                 self._progress_s = max(self._progress_s, now_s)
             del self._queued[request_id]
             self._queued_tokens -= entry.miss_tokens
+            self._queued_pairs -= entry.miss_pairs
         if self.inflight == 0:  # float sums drift; an idle endpoint is exactly empty
-            self.resident_tokens = self._queued_tokens = 0.0
+            self.resident_tokens = self._queued_tokens = self._queued_pairs = 0.0
 
 
 class Ledger:
@@ -114,6 +172,10 @@ class Ledger:
             load = self._loads[endpoint_id] = EndpointLoad(PrefillSpeed(presumed_tokens_per_s))
         return load
 
+    def has(self, request_id: RequestId) -> bool:
+        """Return whether the request is in flight."""
+        return request_id in self._entries
+
     def inflight(self, endpoint_id: EndpointId) -> int:
         """Return how many requests are in flight on ``endpoint_id``."""
         load = self._loads.get(endpoint_id)
@@ -121,25 +183,60 @@ class Ledger:
 
     def dispatched(
         self, request: RouteRequest, endpoint_id: EndpointId, cached_tokens: float, now_s: float
-    ) -> None:
+    ) -> Reserve:
         """Enter ``request`` as sent to ``endpoint_id``, whose load must have been asked for.
 
         Raises:
             ValueError: if a request with that id is already in flight.
 
         """
-        if request.request_id in self._entries:
-            raise ValueError(f"request {request.request_id!r} is already in flight")
-        output = request.max_output_tokens or PRESUMED_OUTPUT_TOKENS
+        miss_tokens = max(0.0, request.prompt_tokens - cached_tokens)
         entry = _Entry(
             endpoint_id,
-            miss_tokens=max(0.0, request.prompt_tokens - cached_tokens),
-            resident_tokens=request.prompt_tokens + min(output, PRESUMED_OUTPUT_TOKENS),
+            miss_tokens=miss_tokens,
+            miss_pairs=token_pairs(miss_tokens, cached_tokens),
+            resident_tokens=resident_tokens(request),
             dispatched_s=now_s,
             silent=not request.first_token_seen,
         )
-        self._entries[request.request_id] = entry
-        self._loads[endpoint_id].sent(request.request_id, entry)
+        self._enter(request.request_id, entry)
+        return Reserve(
+            request.request_id,
+            endpoint_id,
+            miss_tokens,
+            entry.resident_tokens,
+            now_s,
+            silent=entry.silent,
+        )
+
+    def dispatched_elsewhere(self, request_id: RequestId, reserve: Reserve) -> None:
+        """Enter what another gateway replica has in flight; the id must say whose it is.
+
+        Raises:
+            ValueError: as ``dispatched``.
+
+        """
+        self.load(reserve.endpoint_id, Speed().prefill_tokens_per_s)
+        entry = _Entry(
+            reserve.endpoint_id,
+            reserve.miss_tokens,
+            token_pairs(
+                reserve.miss_tokens, max(0.0, reserve.resident_tokens - reserve.miss_tokens)
+            ),
+            reserve.resident_tokens,
+            reserve.dispatched_s,
+            silent=reserve.silent,
+            elsewhere=True,
+        )
+        self._enter(request_id, entry)
+        if reserve.decoding:
+            self.first_token(request_id, reserve.dispatched_s)
+
+    def _enter(self, request_id: RequestId, entry: _Entry) -> None:
+        if request_id in self._entries:
+            raise ValueError(f"request {request_id!r} is already in flight")
+        self._entries[request_id] = entry
+        self._loads[entry.endpoint_id].sent(request_id, entry)
 
     def first_token(self, request_id: RequestId, now_s: float) -> None:
         """Note the first token of a request in flight; repeats and strangers are ignored."""

@@ -11,21 +11,31 @@ from headrace.core.ids import EndpointId
 from headrace.core.request import RouteRequest
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Candidate:
-    """One endpoint and all that is known of it for one decision.
+    """One endpoint and all that is known of it for one decision; nobody changes it.
+
+    Not declared frozen only because a frozen one takes three times as long to make, and a decision
+    makes one per endpoint.
 
     Attributes:
         endpoint_id: Which endpoint.
-        cached_tokens: Leading prompt tokens it is believed to hold; <= the prompt's length.
+        cached_tokens: Leading prompt tokens it is believed to hold in any tier; < the prompt's
+            length.
         inflight: Requests we sent there that have not ended.
         decoding: Those of them that have had their first token.
         queued_ms: Expected milliseconds until the prompts we sent there are computed,
             less what it must have computed since we last heard of it.
-        resident_tokens: KV tokens that the requests in flight there hold or will need.
+        resident_tokens: KV tokens that the requests in flight there hold or will need, counted
+            once where they share.
         kv_tokens: KV tokens it can hold in all.
         fixed_ms: What any prefill costs there however short, as measured.
         per_token_ms: What each uncached prompt token costs there on top of it, as measured.
+        per_pair_ms: What each pair of an uncached token and one before it costs, as measured.
+        transfer_ms: What bringing ``cached_tokens`` to its GPU costs, as far as they lie elsewhere.
+        load_ms: What loading the adapter costs that the request needs; 0 where it is loaded.
+        session_here: Whether it served the request's session last.
+        exact: Whether ``cached_tokens`` was told by the engine's events, not guessed.
 
     """
 
@@ -38,6 +48,11 @@ class Candidate:
     kv_tokens: int
     fixed_ms: float
     per_token_ms: float
+    per_pair_ms: float = 0.0
+    transfer_ms: float = 0.0
+    load_ms: float = 0.0
+    session_here: bool = False
+    exact: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +72,17 @@ class Policy(Protocol):
     """Costs endpoints for one request; the lowest is chosen and ties are broken by ``rng``.
 
     Implementations take no clock and do no I/O. Whatever memory one needs (a cursor) is its own.
+
+    Attributes:
+        unit: What costs are counted in.
+        holds: Whether requests are to be held while every endpoint is full.
+        near_ratio: Costs within this share of the least are as good as the least.
+
     """
 
     unit: str
+    holds: bool
+    near_ratio: float
 
     def costs(
         self, request: RouteRequest, candidates: Sequence[Candidate], rng: Random

@@ -4,62 +4,90 @@ from __future__ import annotations
 
 from typing import Final
 
-FORGET: Final = 0.97
-"""Weight of an observation after each later one: about the last 33 count."""
+FORGET: Final = 0.98
+"""Weight of an observation after each later one: about the last 50 count."""
 
-PRIOR_WEIGHT: Final = 4.0
+PRIOR_WEIGHT: Final = 6.0
 """Observations that the variant's presumed speed counts for; they are never forgotten, which keeps
 the fit defined when every prompt has the same length."""
 
 BOUND: Final = 8.0
-"""The fitted slope stays within this factor of the presumed one: an endpoint that stands still for
+"""Fitted slopes stay within this factor of the presumed ones: an endpoint that stands still for
 other reasons (a full KV cache, a stalled host) must not teach us that prompts never end."""
 
 FIXED_MS: Final = 15.0
 """Presumed milliseconds that any prefill takes however short: one step of a mid-size model."""
 
-PRIOR_TOKENS: Final = (256.0, 4_096.0)
-"""Prompt lengths at which the prior is stated, so that it pins both slope and intercept."""
+EVEN_TOKENS: Final = 32_768.0
+"""Presumed context at which a token's attention costs as much as all else of it. For an 8B model
+with 32 layers of width 4,096: 16 GFLOP against 0.5 MFLOP per token of context."""
+
+PRIOR_TOKENS: Final = (256.0, 4_096.0, 32_768.0)
+"""Prompt lengths at which the prior is stated, so that it pins all three coefficients."""
+
+_TOKENS: Final = 1_024.0
+_PAIRS: Final = 1_024.0 * 32_768.0
+"""Units of the fit, so that its sums are of like size."""
+
+
+def token_pairs(miss_tokens: float, cached_tokens: float) -> float:
+    """Return over how many earlier tokens the uncached ones attend: the quadratic term's size."""
+    return miss_tokens * (cached_tokens + miss_tokens / 2.0)
 
 
 class PrefillSpeed:
-    """Fits ``ms = fixed + per_token * tokens`` by least squares with forgetting.
+    """Fits ``ms = fixed + per_token * tokens + per_pair * pairs`` by least squares, forgetting.
 
     An observation is the time between two successive first tokens of one endpoint (or from the
-    dispatch, where it was idle before), against the uncached tokens computed in between.
+    dispatch, where it was idle before), against what was computed in between.
     """
 
     def __init__(self, tokens_per_s: float) -> None:
         assert tokens_per_s > 0
         self._presumed_ms = 1_000.0 / tokens_per_s
-        self._n = self._x = self._y = self._xx = self._xy = 0.0
         self.fixed_ms = FIXED_MS
         self.per_token_ms = self._presumed_ms
+        self.per_pair_ms = self._presumed_ms / EVEN_TOKENS
+        # sums of the normal equations: of 1, x, z, xx, xz, zz, y, xy, zy
+        self._prior = [0.0] * 9
+        self._sums = [0.0] * 9
+        for tokens in PRIOR_TOKENS:
+            pairs = token_pairs(tokens, 0.0)
+            _add(
+                self._prior, PRIOR_WEIGHT / len(PRIOR_TOKENS), tokens, pairs, self.ms(tokens, pairs)
+            )
 
-    def observe(self, tokens: float, elapsed_ms: float) -> None:
-        """Learn that ``tokens`` uncached prompt tokens took ``elapsed_ms``, both >= 0."""
-        self._n = self._n * FORGET + 1.0
-        self._x = self._x * FORGET + tokens
-        self._y = self._y * FORGET + elapsed_ms
-        self._xx = self._xx * FORGET + tokens * tokens
-        self._xy = self._xy * FORGET + tokens * elapsed_ms
+    def observe(self, tokens: float, pairs: float, elapsed_ms: float) -> None:
+        """Learn that computing ``tokens`` with ``pairs`` of attention took ``elapsed_ms``."""
+        self._sums = [value * FORGET for value in self._sums]
+        _add(self._sums, 1.0, tokens, pairs, elapsed_ms)
         self._fit()
 
-    def ms(self, tokens: float) -> float:
-        """Return the milliseconds that computing ``tokens`` uncached tokens should take."""
-        return self.fixed_ms + self.per_token_ms * tokens
+    def ms(self, tokens: float, pairs: float) -> float:
+        """Return the milliseconds that computing ``tokens`` with ``pairs`` should take."""
+        return self.fixed_ms + self.per_token_ms * tokens + self.per_pair_ms * pairs
 
     def _fit(self) -> None:
-        n, x, y, xx, xy = self._n, self._x, self._y, self._xx, self._xy
-        for tokens in PRIOR_TOKENS:
-            weight = PRIOR_WEIGHT / len(PRIOR_TOKENS)
-            ms = FIXED_MS + self._presumed_ms * tokens
-            n += weight
-            x += weight * tokens
-            y += weight * ms
-            xx += weight * tokens * tokens
-            xy += weight * tokens * ms
-        slope = (n * xy - x * y) / (n * xx - x * x)
-        slope = min(self._presumed_ms * BOUND, max(self._presumed_ms / BOUND, slope))
-        self.per_token_ms = slope
-        self.fixed_ms = max(0.0, (y - slope * x) / n)
+        n, x, z, xx, xz, zz, y, xy, zy = (
+            a + b for a, b in zip(self._prior, self._sums, strict=True)
+        )
+        # centred on the means, which leaves two equations
+        sxx, sxz, szz = xx - x * x / n, xz - x * z / n, zz - z * z / n
+        sxy, szy = xy - x * y / n, zy - z * y / n
+        presumed = self._presumed_ms * _TOKENS
+        presumed_pair = self._presumed_ms / EVEN_TOKENS * _PAIRS
+        pair = (szy * sxx - sxy * sxz) / (szz * sxx - sxz * sxz)
+        pair = min(BOUND * presumed_pair, max(presumed_pair / BOUND, pair))
+        slope = (sxy - pair * sxz) / sxx
+        slope = min(BOUND * presumed, max(presumed / BOUND, slope))
+        self.per_token_ms = slope / _TOKENS
+        self.per_pair_ms = pair / _PAIRS
+        self.fixed_ms = max(0.0, (y - slope * x - pair * z) / n)
+
+
+def _add(sums: list[float], weight: float, tokens: float, pairs: float, ms: float) -> None:
+    """Add one observation; short ones tell more, as their times vary less."""
+    x, z = tokens / _TOKENS, pairs / _PAIRS
+    weight /= 1.0 + x / 4.0
+    for place, value in enumerate((1.0, x, z, x * x, x * z, z * z, ms, x * ms, z * ms)):
+        sums[place] += weight * value

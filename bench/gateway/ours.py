@@ -19,7 +19,7 @@ from headrace.core.ids import EndpointId, ModelName
 from headrace.runtime.discovery import StaticSource
 from headrace.service.lines import JsonLines
 from router.catalog import DEFAULT_POLICY
-from router.router import Router
+from router.router import Options, Router
 
 
 async def main(port: int, urls: list[str]) -> None:
@@ -32,7 +32,7 @@ async def main(port: int, urls: list[str]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     settings = GatewaySettings(host="127.0.0.1", port=port)
-    router = Router(DEFAULT_POLICY, 1)
+    router = Router(DEFAULT_POLICY, Options(seed=1))
     source, lines = StaticSource(views), JsonLines(sys.stdout.buffer)
     await run_gateway(settings, router, source, ready=_ready, stop=stop, lines=lines)
 

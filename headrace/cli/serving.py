@@ -20,7 +20,7 @@ from headrace.runtime.engines.launch import EngineKind
 from headrace.service.lines import ConsoleLines, JsonLines
 from headrace.service.log import configure_logging, get_logger
 from headrace.service.settings import describe, load_settings
-from router.router import Router
+from router.router import Options, Router
 
 
 def run(config: Path | None, flags: Mapping[str, object]) -> bool:
@@ -57,8 +57,10 @@ class _Up:
         fleet = settings.fleet
         self._router = Router(
             settings.router.policy,
-            settings.router.seed,
-            time_scale=fleet.time_scale if fleet.engine is EngineKind.SIMULATED else 1.0,
+            Options(
+                seed=settings.router.seed,
+                time_scale=fleet.time_scale if fleet.engine is EngineKind.SIMULATED else 1.0,
+            ),
         )
         self._fleet = LocalFleet(settings.fleet, inflight=self._router.inflight)
         self._stop = asyncio.Event()

@@ -29,6 +29,7 @@ class RouteRequest:
         priority: Higher is served first.
         first_token_seen: Whether its first token will be reported; a reply that is not streamed
             shows nothing before its end.
+        labels: What the endpoint must be labelled with, if anything.
         engine_blocks: Per block scheme, the hashes of the prompt's full engine blocks as KV events
             carry them, first block first; empty where nobody tokenised the prompt.
 
@@ -43,6 +44,7 @@ class RouteRequest:
     session: str | None = None
     priority: int = 0
     first_token_seen: bool = True
+    labels: tuple[tuple[str, str], ...] = ()
     engine_blocks: Mapping[BlockScheme, Sequence[int]] = field(
         default_factory=lambda: NO_ENGINE_BLOCKS
     )

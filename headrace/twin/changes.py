@@ -16,19 +16,21 @@ def changes_of(events: Iterable[BlockEvent]) -> Iterator[BlocksChanged]:
     """
     stored: list[int] = []
     removed: list[int] = []
+    chains: list[tuple[int, int | None]] = []
     for event in events:
         if isinstance(event, BlocksCleared):
             yield BlocksChanged(cleared=True)
-            stored, removed = [], []
+            stored, chains, removed = [], [], []
         elif isinstance(event, BlocksRemoved):
             if stored:
-                yield BlocksChanged(stored, removed)
-                stored, removed = [], []
+                yield BlocksChanged(stored, chains, removed)
+                stored, chains, removed = [], [], []
             removed.extend(map(_number, event.keys))
         else:
+            chains.append((len(stored), None if event.parent is None else _number(event.parent)))
             stored.extend(map(_number, event.keys))
     if stored or removed:
-        yield BlocksChanged(stored, removed)
+        yield BlocksChanged(stored, chains, removed)
 
 
 def _number(key: int | bytes) -> int:

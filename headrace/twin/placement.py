@@ -25,10 +25,12 @@ class BlocksChanged:
     """KV blocks that an engine stored, removed, or (``cleared``) dropped all of.
 
     ``stored`` and ``removed`` are hashes under the engine's scheme, in the order of its events;
-    within one change everything removed went before anything stored.
+    within one change everything removed went before anything stored. ``chains`` says where in
+    ``stored`` a chain begins, and the hash before it, None at the start of a prompt.
     """
 
     stored: Sequence[int] = ()
+    chains: Sequence[tuple[int, int | None]] = ()
     removed: Sequence[int] = ()
     cleared: bool = False
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import zip_longest
 
 from typing_extensions import override
 
@@ -11,7 +13,8 @@ from headrace.core.ids import EndpointId, RequestId
 from headrace.core.record import Usage
 from headrace.core.request import RouteRequest
 from headrace.twin.placement import BlocksChanged, EngineTruth, Placed, Placement
-from router.router import Router
+from kvcache.changes import Tier
+from router.router import Options, Router
 
 
 class ProductionRouter(Placement):
@@ -20,14 +23,19 @@ class ProductionRouter(Placement):
     Args:
         policy: As in ``router.catalog.POLICIES``.
         seed: Of its ties.
+        kv_events: Whether it follows KV events, or estimates what engines hold.
+        options: Of the router.
 
     """
 
-    scrape_s: float | None = None
+    scrape_s: float | None = 1.0
 
-    def __init__(self, policy: str, seed: int, *, kv_events: bool = False) -> None:
+    def __init__(
+        self, policy: str, seed: int, *, kv_events: bool = True, options: Options | None = None
+    ) -> None:
         self.kv_events = kv_events
-        self.router = Router(policy, seed)
+        self.router = Router(policy, replace(options or Options(), seed=seed))
+        self._views: dict[EndpointId, EndpointView] = {}
 
     @override
     def begin(
@@ -36,32 +44,55 @@ class ProductionRouter(Placement):
         scheme: BlockScheme,
         truth: Callable[[EndpointId], EngineTruth],
     ) -> None:
+        self._views = {view.endpoint_id: view for view in views}
         self.router.set_endpoints(views)
+        if self.kv_events:
+            for view in views:
+                self.router.prefixes.scheme(view.endpoint_id, scheme)
 
     @override
     def submit(self, request: RouteRequest, now_s: float) -> Sequence[Placed]:
-        decision = self.router.choose(request, now_s)
-        self.router.dispatched(request, decision, now_s)
-        return (Placed(request, decision.endpoint_id),)
+        decision = self.router.place(request, now_s)
+        if decision is not None:
+            return (Placed(request, decision.endpoint_id),)
+        return self._placed(now_s)
 
     @override
     def first_token(self, request_id: RequestId, now_s: float) -> Sequence[Placed]:
         self.router.first_token(request_id, now_s)
-        return ()
+        return self._placed(now_s)
 
     @override
     def ended(self, request_id: RequestId, usage: Usage, now_s: float) -> Sequence[Placed]:
-        self.router.released(request_id, now_s)
-        return ()
+        self.router.released(request_id, now_s, usage)
+        return self._placed(now_s)
 
     @override
     def changed(self, endpoint_id: EndpointId, change: BlocksChanged, now_s: float) -> None:
-        raise AssertionError("it does not listen yet")
+        prefixes = self.router.prefixes
+        if change.cleared:
+            prefixes.cleared(endpoint_id)
+        if change.removed:
+            prefixes.removed(endpoint_id, Tier.GPU, change.removed)
+        ends = [begin for begin, _ in change.chains[1:]]
+        for (begin, parent), end in zip_longest(change.chains, ends):
+            prefixes.stored(endpoint_id, Tier.GPU, change.stored[begin:end], parent)
 
     @override
     def reported(self, endpoint_id: EndpointId, load: EngineLoad, now_s: float) -> Sequence[Placed]:
-        return ()
+        self._views[endpoint_id] = replace(self._views[endpoint_id], load=load)
+        self.router.set_endpoints(self._views.values())
+        return self._placed(now_s)
 
     @override
     def check(self) -> None:
+        assert self.router.held == 0
         self.router.check()
+
+    def _placed(self, now_s: float) -> list[Placed]:
+        placed: list[Placed] = []
+        if self.router.held:
+            for request, decision in self.router.placed(now_s):
+                assert decision is not None, "engines never go away here"
+                placed.append(Placed(request, decision.endpoint_id))
+        return placed

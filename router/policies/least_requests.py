@@ -15,6 +15,8 @@ class LeastRequests(Policy):
     """Costs an endpoint its requests in flight."""
 
     unit = "requests"
+    holds = False
+    near_ratio = 0.0
 
     @override
     def costs(

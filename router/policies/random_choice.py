@@ -15,6 +15,8 @@ class RandomChoice(Policy):
     """Costs every endpoint the same, so that the tie-break decides."""
 
     unit = "none"
+    holds = False
+    near_ratio = 0.0
 
     @override
     def costs(

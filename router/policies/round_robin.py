@@ -16,6 +16,8 @@ class RoundRobin(Policy):
     """Costs the endpoint after the last one 0, the next 1, and so on in order of id."""
 
     unit = "turns"
+    holds = False
+    near_ratio = 0.0
 
     def __init__(self) -> None:
         self._last = EndpointId("")

@@ -7,7 +7,8 @@ from headrace.core.errors import ConfigError, ModelNotFound, NoEndpoint
 from headrace.core.ids import BlockHash, EndpointId, ModelName, RequestId
 from headrace.core.request import RouteRequest
 from router.catalog import POLICIES, make_policy
-from router.router import Router
+from router.router import Options, Router
+from router.speed import EVEN_TOKENS
 
 A, B, C = EndpointId("a"), EndpointId("b"), EndpointId("c")
 M = ModelName("m")
@@ -23,8 +24,13 @@ def request(name: str, tokens: int = 1024, first_block: int = 0) -> RouteRequest
     return RouteRequest(RequestId(name), M, tokens, blocks, block_tokens=16.0)
 
 
+def prefill_ms(tokens: int) -> float:
+    """At 10,000 tokens per second, and with what attention adds to it."""
+    return 15.0 + tokens * 0.1 + tokens * tokens / 2 * 0.1 / EVEN_TOKENS
+
+
 def router(policy: str = "expected-ttft", *views: EndpointView) -> Router:
-    made = Router(policy, seed=1)
+    made = Router(policy, Options(seed=1))
     made.set_endpoints(views or (view(A), view(B)))
     return made
 
@@ -64,8 +70,8 @@ def test_the_decision_says_what_each_candidate_would_cost_in_milliseconds() -> N
     assert decision.unit == "ms"
     best, other = decision.ranking
     assert dict(best.parts)["queue"] == 0.0
-    assert dict(other.parts)["queue"] == pytest.approx(1015.0)
-    assert dict(best.parts)["prefill"] == pytest.approx(215.0)
+    assert dict(other.parts)["queue"] == pytest.approx(prefill_ms(10_000))
+    assert dict(best.parts)["prefill"] == pytest.approx(prefill_ms(2_000))
     assert best.cost == pytest.approx(sum(ms for _, ms in best.parts))
 
 
@@ -77,9 +83,9 @@ def test_a_queue_shrinks_as_time_passes_but_only_by_its_oldest_request() -> None
     def queue_ms(now_s: float) -> float:
         return dict(r.choose(request("x", 16, first_block=9), now_s).ranking[0].parts)["queue"]
 
-    assert queue_ms(0.0) == pytest.approx(2030.0)
-    assert queue_ms(0.5) == pytest.approx(1530.0)
-    assert queue_ms(9.0) == pytest.approx(1015.0)
+    assert queue_ms(0.0) == pytest.approx(2 * prefill_ms(10_000))
+    assert queue_ms(0.5) == pytest.approx(2 * prefill_ms(10_000) - 500.0)
+    assert queue_ms(9.0) == pytest.approx(prefill_ms(10_000))
 
 
 def test_a_reply_that_is_not_streamed_is_taken_for_computed_when_its_time_is_up() -> None:
@@ -90,7 +96,7 @@ def test_a_reply_that_is_not_streamed_is_taken_for_computed_when_its_time_is_up(
     def parts(now_s: float) -> dict[str, float]:
         return dict(r.choose(request("x", 16, first_block=9), now_s).ranking[0].parts)
 
-    assert parts(0.5)["queue"] == pytest.approx(515.0)
+    assert parts(0.5)["queue"] == pytest.approx(prefill_ms(10_000) - 500.0)
     assert parts(0.5)["decode"] == 0.0
     assert parts(2.0)["queue"] == 0.0
     assert parts(2.1)["decode"] > 0.0
@@ -191,7 +197,7 @@ def test_an_unknown_policy_names_the_known_ones() -> None:
 def test_a_fleet_that_outruns_the_clock_is_routed_as_one_that_does_not() -> None:
     def costs(scale: float) -> list[tuple[EndpointId, float]]:
         speed = replace(SPEED, prefill_tokens_per_s=SPEED.prefill_tokens_per_s * scale)
-        r = Router("expected-ttft", seed=0, time_scale=scale)
+        r = Router("expected-ttft", Options(time_scale=scale))
         r.set_endpoints([view(A, speed=speed), view(B, speed=speed)])
         seen = []
         for n in range(12):

@@ -1,0 +1,73 @@
+"""What other gateway replicas have in flight, in our own ledger. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from typing_extensions import override
+
+from headrace.core.ids import EndpointId, ModelName, RequestId
+from headrace.core.request import RouteRequest
+from router.endpoints import Endpoints
+from router.ledger import Ledger
+from router.prefixes import Prefixes
+from router.reserve import ReplicaId, Reserve, ReserveSink
+
+
+class OtherReplicas(ReserveSink):
+    """Enters reserves of other replicas, and what their requests will leave in caches."""
+
+    def __init__(
+        self, ledger: Ledger, prefixes: Prefixes, endpoints: Endpoints, time_scale: float
+    ) -> None:
+        self._ledger = ledger
+        self._prefixes = prefixes
+        self._endpoints = endpoints
+        self._time_scale = time_scale
+        self._requests: dict[ReplicaId, set[RequestId]] = {}
+
+    @override
+    def remote_dispatched(self, replica: ReplicaId, reserve: Reserve) -> None:
+        request_id = _theirs(replica, reserve.request_id)
+        engine_s = reserve.dispatched_s * self._time_scale
+        self._ledger.dispatched_elsewhere(request_id, replace(reserve, dispatched_s=engine_s))
+        self._requests.setdefault(replica, set()).add(request_id)
+        kv_tokens = self._kv_tokens(reserve.endpoint_id)
+        if kv_tokens and (reserve.blocks or reserve.engine_blocks):
+            request = RouteRequest(
+                request_id,
+                ModelName(""),
+                0,
+                blocks=tuple(reserve.blocks),
+                block_tokens=reserve.block_tokens,
+                engine_blocks=reserve.engine_blocks,
+            )
+            self._prefixes.sent(reserve.endpoint_id, request, kv_tokens, engine_s)
+
+    @override
+    def remote_first_token(self, replica: ReplicaId, request_id: RequestId, now_s: float) -> None:
+        self._ledger.first_token(_theirs(replica, request_id), now_s * self._time_scale)
+
+    @override
+    def remote_released(self, replica: ReplicaId, request_id: RequestId, now_s: float) -> None:
+        theirs = _theirs(replica, request_id)
+        self._ledger.released(theirs, now_s * self._time_scale)
+        known = self._requests.get(replica)
+        if known is not None:
+            known.discard(theirs)
+
+    @override
+    def remote_lost(self, replica: ReplicaId, now_s: float) -> None:
+        for request_id in sorted(self._requests.pop(replica, ())):
+            self._ledger.released(request_id, now_s * self._time_scale)
+
+    def _kv_tokens(self, endpoint_id: EndpointId) -> int:
+        """Return an endpoint's capacity; 0 for one that the other found and we have yet to."""
+        try:
+            return self._endpoints.get(endpoint_id).speed.kv_tokens
+        except KeyError:
+            return 0
+
+
+def _theirs(replica: ReplicaId, request_id: RequestId) -> RequestId:
+    return RequestId(f"{replica}/{request_id}")
