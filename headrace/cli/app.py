@@ -7,7 +7,7 @@ from typing import Final
 import typer
 
 import headrace
-from headrace.cli.commands import config, replay, twin, up
+from headrace.cli.commands import config, explain, replay, twin, up
 
 app: Final = typer.Typer(
     help="Headrace: a control plane for LLM inference.",
@@ -19,6 +19,7 @@ app: Final = typer.Typer(
 app.command("up")(up.up)
 app.command("replay")(replay.replay)
 app.command("twin")(twin.twin)
+app.command("explain")(explain.explain)
 app.add_typer(config.app, name="config")
 
 

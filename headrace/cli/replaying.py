@@ -13,8 +13,8 @@ import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from headrace.cli.keyfile import read_key
 from headrace.cli.output import Run, check_writable, write
-from headrace.core.errors import ConfigError
 from headrace.core.slo import SloTarget
 from headrace.simulator.trace import TraceRequest
 from headrace.twin.replay import ReplayResult, ReplaySettings, Tally, replay, served_model
@@ -48,7 +48,7 @@ def run(asked: Replaying) -> bool:
     """
     check_writable(asked.json_path, "json")
     check_writable(asked.plot_path, "plot")
-    target = Target.parse(asked.url, api_key=_read_key(asked.api_key_file))
+    target = Target.parse(asked.url, api_key=read_key(asked.api_key_file))
     workload = asked.choice.load()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         settings, result = runner.run(_replay(asked, target, workload))
@@ -146,12 +146,3 @@ def _show(progress: Progress, row: object, tally: Tally) -> None:
         failed=tally.failed,
         failure=tally.last_failure[:60],
     )
-
-
-def _read_key(path: Path | None) -> str | None:
-    if path is None:
-        return None
-    try:
-        return path.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"api-key-file: cannot read {path}: {error}") from None

@@ -21,7 +21,7 @@ def test_version_is_printed() -> None:
     assert (result.exit_code, result.output) == (0, f"headrace {headrace.__version__}\n")
 
 
-@pytest.mark.parametrize("command", ["up", "replay", "twin", "config"])
+@pytest.mark.parametrize("command", ["up", "replay", "twin", "explain", "config"])
 def test_every_command_explains_itself(command: str) -> None:
     result = headrace_cli(command, "--help")
     assert result.exit_code == 0
