@@ -89,13 +89,12 @@ class Flights:
             assert not any(sums), "what was counted was not given back"
 
     def _depth(self, index: int, keys: Sequence[int], since_s: float = float("-inf")) -> int:
-        depth = 0
-        if not keys:
-            return depth
+        depth, length = 0, len(keys)
         for flight in reversed(self._at[index].values()):  # latest first
-            if flight.sent_s < since_s:
+            if depth == length or flight.sent_s < since_s:
                 break
-            depth = shared(flight.keys, keys, depth)
-            if depth == len(keys):
-                break
+            others = flight.keys
+            # Most share no more than is known already: one comparison tells.
+            if depth < len(others) and others[depth] == keys[depth]:
+                depth = shared(others, keys, depth)
         return depth

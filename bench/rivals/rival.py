@@ -77,6 +77,7 @@ class Known:
         self.reports: list[Report | None] = [None] * self.size
         self.oracle = truth is not None
         self._truth = truth
+        self._seen: list[EngineTruth] = []
 
     def lowest(self, costs: Sequence[float]) -> int:
         """Return the index of the lowest cost; equals are drawn by lot."""
@@ -96,8 +97,14 @@ class Known:
 
     def engines(self) -> list[EngineTruth]:
         """Return what the engines really have; for oracle forms only."""
-        assert self._truth is not None
-        return [self._truth(endpoint_id) for endpoint_id in self.ids]
+        if not self._seen:
+            assert self._truth is not None
+            self._seen = [self._truth(endpoint_id) for endpoint_id in self.ids]
+        return self._seen
+
+    def look_again(self) -> None:
+        """Forget what the engines had at the last decision."""
+        self._seen = []
 
     def cached_tokens(self, request: RouteRequest) -> list[int]:
         """Return the prompt's leading tokens that each endpoint holds.
@@ -179,6 +186,7 @@ class Rival(Placement):
     @override
     def submit(self, request: RouteRequest, now_s: float) -> Sequence[Placed]:
         known = self._known
+        known.look_again()
         choice = self._rule.choose(request, now_s)
         known.flights.sent(request, *choice, known.keys(request), now_s)
         return (Placed(request, known.ids[choice.endpoint_index]),)

@@ -40,7 +40,8 @@ class CacheAwareConfig:
 
 
 SGLANG: Final = CacheAwareConfig(0.5, 32, 1.1, 2**24, miss_to_smallest=True)
-"""Source: sglang_router 0.1 (2**24 characters; 0.5 and 32), 1.1 as in the reference notes."""
+"""Source: ``CacheAwareConfig::default()``; 2**24 characters per worker as sglang_router 0.1 has it,
+since that default's 10,000 would not hold one long prompt."""
 
 SMG: Final = CacheAwareConfig(0.3, 64, 1.5, 2**26, miss_to_smallest=False)
 """Source: the command line's defaults of smg, router_args.py, 2026-08."""
