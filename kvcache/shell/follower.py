@@ -199,7 +199,9 @@ class Follower:
             self._lost_s = None
             self._deliver(self._stream.lost())
         if now_s >= self._check_up_s:
-            self._check_up_s = now_s + self._settings.check_up_s
+            later = self._stream.state is StreamState.REPLAYING  # it would not be asked now
+            settings = self._settings
+            self._check_up_s = now_s + (settings.settle_s if later else settings.check_up_s)
             if self.connected:
                 self._deliver(self._stream.check_up())
         if self._replay is not None and now_s >= self._replay.due_s:
