@@ -9,19 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from operator import attrgetter
-from random import Random
 from typing import Any, Final, get_type_hints
 
 import msgspec
 
 from headrace.core.endpoint import BlockScheme
 from headrace.core.errors import InvalidRequest
-from headrace.core.ids import BlockHash, EndpointId, ModelName, RequestId
+from headrace.core.ids import BlockHash, EndpointId, ModelName
 from headrace.core.outcome import Outcome
 from headrace.core.record import Usage
 from headrace.core.request import RouteRequest
 from router.catalog import make_policy
-from router.decide import Decision, decide
+from router.decide import Decision, decide, tie_rng
 from router.memory import Remembering
 from router.policy import Candidate, Terms
 
@@ -209,8 +208,3 @@ def decode(data: bytes) -> list[RecordedDecision]:
             return msgspec.convert(top["attempts"], list[RecordedDecision])
     except (msgspec.DecodeError, TypeError, RecursionError) as error:
         raise InvalidRequest(f"not a recorded decision: {error}") from None
-
-
-def tie_rng(seed: int, request_id: RequestId, attempt: int) -> Random:
-    """Return the generator that breaks the ties of one decision, and of no other."""
-    return Random(f"{seed}/{request_id}/{attempt}")

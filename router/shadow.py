@@ -15,9 +15,8 @@ from typing import Final
 from headrace.core.ids import EndpointId
 from headrace.core.request import RouteRequest
 from router.catalog import make_policy
-from router.decide import Decision, decide
+from router.decide import Decision, decide, tie_rng
 from router.policy import Candidate
-from router.record import tie_rng
 
 KEPT: Final = 100
 """Disagreements kept, newest last."""

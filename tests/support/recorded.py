@@ -10,7 +10,7 @@ from headrace.core.endpoint import BlockScheme
 from headrace.core.ids import BlockHash, EndpointId, ModelName, RequestId
 from headrace.core.request import RouteRequest
 from router.catalog import POLICIES, make_policy
-from router.decide import decide
+from router.decide import decide, tie_rng
 from router.memory import memory_reader
 from router.policy import Candidate
 from router.record import (
@@ -19,7 +19,6 @@ from router.record import (
     count_engine_blocks,
     facts_of,
     record_request,
-    tie_rng,
 )
 
 M = ModelName("m")

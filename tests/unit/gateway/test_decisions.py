@@ -14,10 +14,10 @@ from headrace.core.ids import RequestId
 from headrace.core.outcome import Outcome
 from headrace.core.record import Usage
 from router.catalog import make_policy
-from router.decide import Decision, decide
+from router.decide import Decision, decide, tie_rng
 from router.memory import memory_reader
 from router.policy import Candidate
-from router.record import Happened, replay, tie_rng
+from router.record import Happened, replay
 from tests.support.recorded import candidate, candidates, request
 
 SEEN = (candidate("a", queued_ms=40.0), candidate("b", cached_tokens=900.0), candidate("c"))

@@ -19,9 +19,9 @@ from headrace.core.ids import RequestId, TenantId
 from headrace.core.outcome import Outcome
 from headrace.core.record import Usage
 from headrace.service.telemetry import Telemetry
-from router.decide import decide
+from router.decide import decide, tie_rng
 from router.policies.expected_ttft import ExpectedTtft
-from router.record import decode, differences, replay, tie_rng
+from router.record import decode, differences, replay
 from router.router import Router
 from router.shadow import Shadow
 from tests.support.recorded import candidate, request

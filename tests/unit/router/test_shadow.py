@@ -6,9 +6,8 @@ from hypothesis import strategies as st
 
 from headrace.core.errors import ConfigError
 from router.catalog import POLICIES, make_policy
-from router.decide import Decision, decide
+from router.decide import Decision, decide, tie_rng
 from router.policy import Candidate
-from router.record import tie_rng
 from router.shadow import KEPT, Shadow
 from tests.support.recorded import candidate, candidates, request
 
