@@ -122,14 +122,13 @@ class Changes:
         self._scheme: BlockScheme | None = None
         self._detections = 0
         self._group: int | None = None
-        self._grouped = False
         self._ignored: set[int | None] = set()
 
     def new_life(self) -> bool:
         """Forget what an engine's restart may have changed; return whether the scheme was known."""
         known = self._scheme is not None
         self._scheme, self._detections = None, 0
-        self._group, self._grouped = None, False
+        self._group = None
         self._ignored.clear()
         return known
 
@@ -180,14 +179,15 @@ class Changes:
 
         Hybrid models store a block once per group under one hash. The first group with whole
         prefixes is followed; removals from any such group count, so that too little is claimed.
+        Connectors and older engines name no group: their blocks always count.
         """
         if event.kv_cache_spec_kind not in _PREFIX_KINDS:
             if len(self._ignored) < _GROUPS_MAX:
                 self._ignored.add(event.group_idx)
             return False
-        if not self._grouped:
-            self._group, self._grouped = event.group_idx, True
-        return event.group_idx == self._group
+        if self._group is None:
+            self._group = event.group_idx
+        return event.group_idx is None or event.group_idx == self._group
 
 
 def tier_of(medium: str | None) -> Tier:
