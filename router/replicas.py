@@ -96,10 +96,12 @@ class Outbox:
         """Requests of ours in flight."""
         return len(self._inflight)
 
-    @property
-    def pending(self) -> bool:
-        """Whether there is something to tell."""
-        return bool(self._pending) or self._snapshot_due
+    def due(self, now_s: float) -> bool:
+        """Return whether there is something to tell that need not wait for the next heartbeat."""
+        return bool(self._pending) or self._snapshot_allowed(now_s)
+
+    def _snapshot_allowed(self, now_s: float) -> bool:
+        return self._snapshot_due and now_s - self._snapshot_s >= self._limits.resync_s
 
     def dispatched(self, reserve: Reserve) -> None:
         """Note a request sent."""
@@ -128,7 +130,7 @@ class Outbox:
             self._seq += 1  # the number that receivers will miss
 
     def snapshot_wanted(self) -> None:
-        """Have a snapshot sent with one of the next flushes."""
+        """Have a snapshot sent with the next flush that is allowed one."""
         self._snapshot_due = True
 
     def flush(self, now_s: float, wants: Sequence[str] = ()) -> list[Message]:
@@ -145,7 +147,7 @@ class Outbox:
             deltas = tuple(self._delta(self._pending.popleft(), now_s) for _ in range(count))
             self._seq += 1
             messages.append(self._message(deltas))
-        if self._snapshot_due and now_s - self._snapshot_s >= self._limits.resync_s:
+        if self._snapshot_allowed(now_s):
             self._snapshot_due = False
             self._snapshot_s = now_s
             whole = tuple(dispatched(one, now_s, 0) for one in self._inflight.values())
