@@ -49,7 +49,8 @@ class HoldLimits:
 class Held:
     """One request held; ``cached`` is what was known when it came, and is looked up again later.
 
-    ``since_s`` is in engine seconds, ``tokens`` the KV tokens it will need.
+    ``since_s`` is in engine seconds, ``tokens`` the KV tokens it will need, ``attempt`` how many
+    times it was sent before.
     """
 
     request: RouteRequest
@@ -57,6 +58,7 @@ class Held:
     since_s: float
     tokens: float
     cached: Mapping[EndpointId, Cached]
+    attempt: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from random import Random
 from typing import Final
 
 from headrace.core.endpoint import BlockScheme, EndpointView
-from headrace.core.errors import NoEndpoint
+from headrace.core.errors import ModelNotFound, NoEndpoint
 from headrace.core.ids import EndpointId, ModelName, RequestId
 from headrace.core.record import Usage
 from headrace.core.request import RouteRequest
@@ -174,7 +174,7 @@ class Router:
         if self._policy.holds and views and self._held.has_room():
             tokens = resident_tokens(request)
             if not any(self._room(view, engine_s) >= tokens for view in views):
-                self._held.add(Held(request, exclude, engine_s, tokens, cached))
+                self._held.add(Held(request, exclude, engine_s, tokens, cached, attempt))
                 return None
         candidates = [self._candidate(view, request, cached, engine_s) for view in views]
         decision = decide(request, candidates, self._policy, self._rng(request, attempt))
@@ -208,8 +208,8 @@ class Router:
         if only is not None:
             exclude |= self._endpoints.ids() - only
         try:
-            decision = self.choose(request, now_s, exclude)
-        except NoEndpoint:
+            decision = self.choose(request, now_s, exclude, attempt=held.attempt)
+        except (ModelNotFound, NoEndpoint):
             return None
         self.dispatched(request, decision, now_s)
         return decision
