@@ -135,27 +135,23 @@ class Changes:
     def of(self, events: Sequence[KvEvent]) -> list[Change]:
         """Return what ``events`` change; runs of removals from one tier are made one."""
         changes: list[Change] = []
-        gone: list[int] = []
-        tier = Tier.GPU
+        gone: list[WireHash] = []  # an engine evicts one block per event: they are the most
+        medium: str | None = None
         for event in events:
             if isinstance(event, BlockRemoved):
                 if event.group_idx in self._ignored:
                     continue
-                if gone and tier_of(event.medium) is not tier:
-                    changes.append(Removed(tier, gone))
-                    gone = []
-                tier = tier_of(event.medium)
-                gone += _numbers(event.block_hashes)
+                if event.medium != medium:
+                    _flush(gone, medium, changes)
+                    medium = event.medium
+                gone += event.block_hashes
                 continue
-            if gone:
-                changes.append(Removed(tier, gone))
-                gone = []
+            _flush(gone, medium, changes)
             if isinstance(event, BlockStored):
                 changes += self._stored(event)
             else:
                 changes.append(Cleared())
-        if gone:
-            changes.append(Removed(tier, gone))
+        _flush(gone, medium, changes)
         return changes
 
     def _stored(self, event: BlockStored) -> list[Change]:
@@ -200,8 +196,15 @@ def tier_of(medium: str | None) -> Tier:
     return Tier.CPU if medium == "CPU" else Tier.DISK
 
 
-def _numbers(hashes: Sequence[WireHash]) -> list[int]:
-    return [_number(name) for name in hashes]
+def _flush(gone: list[WireHash], medium: str | None, changes: list[Change]) -> None:
+    """Move the removals gathered to ``changes``."""
+    if gone:
+        changes.append(Removed(tier_of(medium), _numbers(gone)))
+        gone.clear()
+
+
+def _numbers(names: Sequence[WireHash]) -> list[int]:
+    return [n if isinstance(n, int) and n >= 0 else _number(n) for n in names]
 
 
 def _number(name: WireHash) -> int:

@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Final
+
+import msgspec
 
 from headrace.core.endpoint import BlockScheme
 from headrace.core.ids import EndpointId
 from kvcache.changes import Tier
 from kvcache.index import Held, IndexLimits, PrefixIndex
+
+_SchemeSaved = tuple[int, str, str | None] | None
+
+
+class _Saved(msgspec.Struct, frozen=True, array_like=True):
+    """A snapshot: each endpoint's scheme, and each scheme's index."""
+
+    version: int
+    schemes: dict[str, _SchemeSaved]
+    indexes: list[tuple[_SchemeSaved, bytes]]
+
+
+_VERSION: Final = 1
 
 Blocks = Mapping[BlockScheme, Sequence[int]]
 """A prompt's block hashes under each scheme, first block first (``RouteRequest.engine_blocks``)."""
@@ -100,6 +116,34 @@ class FleetIndex:
         pieces = [] if index is None else index.held_by(endpoint)
         return {name for tier, hashes in pieces if tier is Tier.GPU for name in hashes}
 
+    def snapshot(self) -> bytes:
+        """Return all that was reported, and how each endpoint names its blocks.
+
+        It is only true together with each stream's position at the same moment, and for an engine
+        that is still the same: an ``EventStream`` that resumes there finds out, or forgets.
+        """
+        saved = _Saved(
+            _VERSION,
+            {name: _scheme_saved(scheme) for name, scheme in self._schemes.items()},
+            [(_scheme_saved(scheme), index.snapshot()) for scheme, index in self._indexes.items()],
+        )
+        return msgspec.msgpack.encode(saved)
+
+    def restore(self, saved: bytes) -> None:
+        """Add what ``snapshot`` returned to an index that is empty yet.
+
+        Raises:
+            ValueError: if it is not a snapshot of this version (``msgspec.MsgspecError`` is one).
+
+        """
+        state = msgspec.msgpack.decode(saved, type=_Saved)
+        if state.version != _VERSION:
+            raise ValueError(f"a snapshot of version {state.version}, not {_VERSION}")
+        for name, scheme in state.schemes.items():
+            self._schemes[EndpointId(name)] = _scheme_restored(scheme)
+        for scheme, index in state.indexes:
+            self._index(_scheme_restored(scheme)).restore(index)
+
     def __len__(self) -> int:
         """Return the number of blocks known."""
         return sum(map(len, self._indexes.values()))
@@ -124,3 +168,11 @@ class FleetIndex:
             index.forget(endpoint)
             if not index.endpoints():
                 del self._indexes[scheme]
+
+
+def _scheme_saved(scheme: BlockScheme | None) -> _SchemeSaved:
+    return None if scheme is None else (scheme.block_tokens, scheme.algorithm, scheme.seed)
+
+
+def _scheme_restored(saved: _SchemeSaved) -> BlockScheme | None:
+    return None if saved is None else BlockScheme(*saved)

@@ -209,3 +209,20 @@ def test_a_changed_scheme_keeps_nothing() -> None:
     fleet.gone(A)
     assert fleet.schemes() == []
     fleet.check()
+
+
+def test_a_fleets_snapshot_restores_endpoints_of_all_schemes() -> None:
+    fleet = FleetIndex()
+    fleet.scheme(A, ONE)
+    fleet.scheme(B, TWO)
+    fleet.stored(A, Tier.GPU, CHAIN[:8], None)
+    fleet.stored(B, Tier.DISK, [1, 2, 3], None)
+    fleet.stored(C, Tier.GPU, [4], None)
+    again = FleetIndex()
+    again.restore(fleet.snapshot())
+    again.check()
+    assert again.longest_prefix({ONE: CHAIN, TWO: [1, 2]}, 0.0) == {A: Held(8, 8), B: Held(0, 2)}
+    assert again.held_by(C) == {4}
+    assert [again.scheme_of(name) for name in (A, B, C)] == [ONE, TWO, None]
+    with pytest.raises(ValueError, match="version"):
+        again.restore(msgspec.msgpack.encode([9, {}, []]))

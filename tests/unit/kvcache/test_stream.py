@@ -264,11 +264,12 @@ def test_events_become_changes_in_order_and_removals_are_joined() -> None:
     payload = batch(
         1,
         BlockRemoved([5], "GPU", group_idx=0),
-        BlockRemoved([4], None),
+        BlockRemoved([4], "GPU"),
         BlockRemoved([3], "CPU"),
         stored(8, 9),
         BlockRemoved([2], "STORAGE"),
         AllBlocksCleared(),
+        BlockRemoved([1], None),
     )
     assert stream.live(1, payload, 0.0) == [
         Removed(Tier.GPU, [5, 4]),
@@ -276,6 +277,7 @@ def test_events_become_changes_in_order_and_removals_are_joined() -> None:
         Stored(Tier.GPU, [8, 9], 1),
         Removed(Tier.DISK, [2]),
         Cleared(),
+        Removed(Tier.GPU, [1]),
     ]
 
 
