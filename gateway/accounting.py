@@ -47,6 +47,11 @@ class Account:
     outcome: Outcome | None = None
     reason: str | None = None
 
+    @property
+    def ttft_s(self) -> float | None:
+        """Seconds from arrival to the first token; None when none came."""
+        return self.first_s - self.arrival_s if self.first_s else None
+
 
 @dataclass(frozen=True, slots=True)
 class _Of:
@@ -88,7 +93,7 @@ class Accounts:
             counter = of.outcomes[outcome] = self._requests.labels(account.model, outcome.value)
         counter.value += 1.0
         e2e_s = now_s - account.arrival_s
-        ttft_s = account.first_s - account.arrival_s if account.first_s else None
+        ttft_s = account.ttft_s
         tpot_s = _count_tokens(of, account.usage, e2e_s, ttft_s)
         if outcome is Outcome.SERVED:
             _observe(of, ttft_s, tpot_s, e2e_s)

@@ -12,10 +12,13 @@ from gateway.accounting import Account
 from gateway.config import GatewaySettings
 from gateway.forward import STREAM_HEADERS, ClientGone, Exchange, Sink
 from gateway.openai import Kind, Parsed
+from gateway.placing import Placing
 from gateway.prompt import BLOCK_BYTES, TOKEN_BYTES, TokenRates
 from gateway.reply import judge
 from gateway.retry import Circuit, retry_reason
+from gateway.sources import Sources, session_of
 from gateway.sse import StreamMeter
+from gateway.tokens import PromptTokens, Tokenised
 from gateway.upstream import Upstream
 from headrace.core.clock import Clock
 from headrace.core.errors import (
@@ -28,7 +31,7 @@ from headrace.core.errors import (
 )
 from headrace.core.ids import EndpointId, RequestId
 from headrace.core.outcome import Outcome
-from headrace.core.request import RouteRequest
+from headrace.core.request import NO_ENGINE_BLOCKS, RouteRequest
 from headrace.service.telemetry import Telemetry
 from router.decide import Decision
 from router.router import Router
@@ -41,17 +44,21 @@ PATHS: Final[Mapping[Kind, str]] = {
 }
 """The paths of the hot routes, ours and the engines'."""
 
-_TTFT_PARTS: Final = frozenset({"queue", "transfer", "prefill"})
+_TTFT_PARTS: Final = frozenset({"queue", "adapter", "transfer", "prefill"})
 """Parts of a cost in milliseconds that are time; the others are harm or risk put into figures."""
 
 
 class Dispatcher:
     """Sends requests where the router says. One owner."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- what a request meets on its way
         self,
         settings: GatewaySettings,
+        *,
         router: Router,
+        placing: Placing,
+        tokens: PromptTokens,
+        sources: Sources,
         upstream: Upstream,
         circuit: Circuit,
         clock: Clock,
@@ -59,13 +66,15 @@ class Dispatcher:
     ) -> None:
         self._settings = settings
         self._router = router
+        self._placing = placing
+        self._tokens = tokens
+        self._sources = sources
         self._upstream = upstream
         self._circuit = circuit
         self._clock = clock
         self._rates = TokenRates()
         self._forwarded = [name.lower().encode() for name in settings.upstream.forward_headers]
         self._retries = telemetry.counter("headrace_retries_total")
-        self._decision = telemetry.histogram("headrace_decision_seconds").labels()
 
     async def dispatch(
         self,
@@ -89,16 +98,18 @@ class Dispatcher:
             ClientGone: if the client left.
 
         """
-        route = self._route(own_id, request)
+        route, tokenised = await self._route(own_id, request, headers)
         head = self._head(headers, account)
         tried: frozenset[EndpointId] = frozenset()
         last: HeadraceError | None = None
         limit = self._settings.retry.attempts
         stale = False
         while True:
-            decision = self._choose(route, tried, account, last)
+            decision = await self._place(route, tried, account, last, sink)
             try:
-                return await self._attempt(route, decision, request, head, account, sink)
+                outcome = await self._attempt(route, decision, request, head, account, sink)
+                self._learn(request, tokenised, account)
+                return outcome
             except (EngineError, CapacityError) as error:
                 last = error
                 if isinstance(error, StaleConnection) and not stale:
@@ -114,24 +125,37 @@ class Dispatcher:
                 if not isinstance(error, StaleConnection):
                     tried |= {decision.endpoint_id}
 
-    def _route(self, own_id: str, request: Parsed) -> RouteRequest:
+    async def _route(
+        self, own_id: str, request: Parsed, headers: Mapping[bytes, bytes]
+    ) -> tuple[RouteRequest, Tokenised | None]:
+        """Return what the router is told of a request, and its tokens where they are known."""
+        schemes = self._router.schemes()
+        tokenised = None
+        if schemes:
+            source = self._sources.of(request.model)
+            tokenised = await self._tokens.of(request, source, schemes)
         prompt = request.prompt
         if prompt.exact_tokens is not None:
             tokens, per_byte = prompt.exact_tokens, 1.0 / TOKEN_BYTES
         else:
             per_byte = self._rates.tokens_per_byte(request.model)
             tokens = max(1, round(prompt.length_bytes * per_byte))
-        return RouteRequest(
+            if tokenised is not None:
+                tokens = max(1, tokenised.tokens)
+                per_byte = tokens / max(1, prompt.length_bytes)
+        route = RouteRequest(
             request_id=RequestId(own_id),
             model=request.model,
             prompt_tokens=tokens,
             blocks=prompt.blocks,
             block_tokens=BLOCK_BYTES * per_byte,
             max_output_tokens=request.max_output_tokens,
-            session=request.session,
+            session=session_of(headers) or request.session,
             priority=request.priority,
             first_token_seen=request.stream,
+            engine_blocks=NO_ENGINE_BLOCKS if tokenised is None else tokenised.blocks,
         )
+        return route, tokenised
 
     def _head(self, headers: Mapping[bytes, bytes], account: Account) -> bytes:
         """Return the part of the head sent to engines that is this request's own."""
@@ -142,31 +166,34 @@ class Dispatcher:
                 head += b"%b: %b\r\n" % (name, value)
         return head
 
-    def _choose(
+    async def _place(
         self,
         route: RouteRequest,
         tried: frozenset[EndpointId],
         account: Account,
         last: HeadraceError | None,
+        sink: Sink,
     ) -> Decision:
-        """Ask the router, leaving out what was tried and, where others are left, what rests."""
-        now_s = self._clock.now_s()
-        resting = self._circuit.resting(now_s)
+        """Have it placed, or say how the last attempt failed when no endpoint is left."""
         try:
-            try:
-                decision = self._router.choose(route, now_s, tried | resting if resting else tried)
-            except NoEndpoint:
-                if not resting - tried:
-                    raise
-                decision = self._router.choose(route, now_s, tried)
+            decision = await self._placing.place(
+                route, tried, name=account.request_id, attempt=account.attempts, sink=sink
+            )
         except NoEndpoint:
             account.model = route.model
             if last is not None:
                 raise last from None
             raise
         account.model = route.model
-        self._decision.observe(self._clock.now_s() - now_s)
         return decision
+
+    def _learn(self, request: Parsed, tokenised: Tokenised | None, account: Account) -> None:
+        """Compare the tokens we made of a prompt with the engine's count of them."""
+        if tokenised is None or account.usage is None:
+            return
+        source = self._sources.of(request.model)
+        if source is not None:
+            self._tokens.reported(source, tokenised, account.usage.prompt_tokens)
 
     async def _attempt(
         self,
@@ -177,19 +204,18 @@ class Dispatcher:
         account: Account,
         sink: Sink,
     ) -> Outcome:
-        """Try one endpoint, with its reserve in the ledger from before to after."""
+        """Try the endpoint where it is reserved, and release it."""
         endpoint_id = decision.endpoint_id
         now_s = self._clock.now_s()
         account.attempts += 1
         account.endpoint = endpoint_id
         account.dispatched_s = now_s
         account.predicted_ttft_s = _predicted_ttft_s(decision, self._router.time_scale)
-        self._router.dispatched(route, decision, now_s)
         try:
             exchange = await self._forward(route, endpoint_id, request, head, account, sink)
             return self._settle(exchange, request, account, sink)
         finally:
-            self._router.released(route.request_id, self._clock.now_s())
+            self._placing.released(route.request_id, account.usage)
 
     async def _forward(
         self,
@@ -215,7 +241,7 @@ class Dispatcher:
         def first(now_s: float) -> None:
             account.first_s = now_s
             account.status = 200
-            self._router.first_token(route.request_id, now_s)
+            self._placing.first_token(route.request_id, now_s)
 
         exchange = Exchange(
             sink,

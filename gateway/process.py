@@ -17,10 +17,14 @@ from gateway.accounting import Accounts, LineWriter
 from gateway.admission import Admission
 from gateway.app import Gateway, cold_app
 from gateway.config import GatewaySettings
+from gateway.decisions import Decisions
+from gateway.explaining import ShadowMetrics, add_explaining
 from gateway.front import Fronts
+from gateway.index_metrics import IndexMetrics
 from gateway.keys import load_keys
 from gateway.retry import Circuit
 from gateway.serve import Parts, Service
+from gateway.tokens import PromptTokens
 from gateway.upstream import Upstream
 from headrace.core.endpoint import Health
 from headrace.core.errors import ConfigError
@@ -29,7 +33,9 @@ from headrace.service.clock import RealClock
 from headrace.service.lines import FLUSH_S
 from headrace.service.tasks import Restart, Tasks
 from headrace.service.telemetry import Telemetry
+from kvcache.shell.subscriber import Subscriber
 from router.router import Router
+from router.shadow import Shadow
 
 GAUGE_S = 1.0
 """How often the gauges are brought up to date."""
@@ -73,6 +79,7 @@ async def run_gateway(
     admission = Admission(settings.limits, keys)
     upstream = Upstream(settings.upstream, clock, telemetry)
     circuit = Circuit(first_s=settings.retry.rest_first_s, most_s=settings.retry.rest_most_s)
+    routing = settings.routing
     parts = Parts(
         router=router,
         upstream=upstream,
@@ -81,19 +88,31 @@ async def run_gateway(
         circuit=circuit,
         telemetry=telemetry,
         clock=clock,
+        decisions=Decisions(
+            routing.decisions,
+            routing.decisions_bytes,
+            policy=router.policy_name,
+            seed=router.seed,
+        ),
+        tokens=PromptTokens(settings.tokens, telemetry),
+        shadow=None if routing.shadow is None else Shadow(routing.shadow, router.seed),
     )
     cold = cold_app(router, keys, registry)
+    add_explaining(cold, keys, parts.decisions, parts.shadow, clock)
     service = Service(settings, parts)
     app = Gateway(service, cold)
     fronts = Fronts(service, settings.limits, clock)
     listener = _bind(settings)
-    watch = _Watch(router, source, parts)
+    subscriber = Subscriber(router.prefixes, clock=clock)
+    watch = _Watch(router, source, parts, service, subscriber)
     watch.apply()  # what is known already is served from the first connection on
     try:
         async with Tasks(clock) as tasks:
             tasks.start("sweep", upstream.sweep, restart=Restart())
             tasks.start("idle", fronts.sweep, restart=Restart())
             tasks.start("endpoints", watch.follow, restart=Restart())
+            tasks.start("kv-events", subscriber.run, restart=Restart())
+            tasks.start("held", service.placing.tick, restart=Restart())
             tasks.start("gauges", watch.measure, restart=Restart())
             if lines is not None:
                 tasks.start("lines", lambda: _flush(lines), restart=Restart())
@@ -101,6 +120,7 @@ async def run_gateway(
     finally:
         listener.close()
         upstream.close()
+        parts.tokens.close()
         if lines is not None:
             lines.flush()
 
@@ -187,24 +207,41 @@ async def _flush(lines: Lines) -> None:
 class _Watch:
     """Keeps the router, the pools and the gauges in step with the endpoints there are."""
 
-    def __init__(self, router: Router, source: EndpointSource, parts: Parts) -> None:
+    def __init__(
+        self,
+        router: Router,
+        source: EndpointSource,
+        parts: Parts,
+        service: Service,
+        subscriber: Subscriber,
+    ) -> None:
         self._router = router
+        self._service = service
+        self._subscriber = subscriber
         self._source = source
         self._parts = parts
         telemetry = parts.telemetry
         self._inflight = telemetry.gauge("headrace_inflight_requests").labels()
         self._per_endpoint = telemetry.gauge("headrace_endpoint_inflight_requests")
         self._health = telemetry.gauge("headrace_endpoints")
+        self._held = telemetry.gauge("headrace_held_requests").labels()
+        self._index = IndexMetrics(router, subscriber, telemetry)
+        self._shadow = None if parts.shadow is None else ShadowMetrics(parts.shadow, telemetry)
 
     def apply(self) -> None:
         """Take the list as it is now."""
         views = self._source.endpoints()
         before = {view.endpoint_id for view in self._router.endpoints()}
         self._router.set_endpoints(views)
+        self._service.sources.forget()
+        # one that is down has lost what it held: should it come back, its events begin anew
+        self._subscriber.follow(view for view in views if view.health is not Health.DOWN)
+        self._service.placing.changed()
         known = self._parts.upstream.keep(views)
         self._parts.circuit.keep(known)
         for endpoint_id in before - known:
             self._per_endpoint.forget(endpoint_id)
+            self._index.forget(endpoint_id)
         for health in Health:
             count = sum(view.health is health for view in views)
             self._health.labels(health.value).set(count)
@@ -222,4 +259,8 @@ class _Watch:
             for view in self._router.endpoints():
                 gauge = self._per_endpoint.labels(view.endpoint_id)
                 gauge.set(self._router.inflight(view.endpoint_id))
+            self._held.set(self._router.held)
+            self._index.update()
+            if self._shadow is not None:
+                self._shadow.update()
             await asyncio.sleep(GAUGE_S)

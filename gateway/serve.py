@@ -14,18 +14,24 @@ from typing import Final
 from gateway.accounting import Account, Accounts
 from gateway.admission import Admission, Place, client_request_id
 from gateway.config import GatewaySettings
+from gateway.decisions import Decisions
 from gateway.dispatch import Dispatcher
 from gateway.errors import INTERNAL, JSON_TYPE, Reply, error_body, problem_of, reply_to
 from gateway.forward import ClientGone, Sink
 from gateway.openai import Kind, parse
+from gateway.placing import Placing
 from gateway.retry import Circuit
+from gateway.sources import Sources
+from gateway.tokens import PromptTokens
 from gateway.upstream import Upstream
 from headrace.core.clock import Clock
 from headrace.core.errors import HeadraceError
+from headrace.core.ids import RequestId
 from headrace.core.outcome import Outcome
 from headrace.service.log import get_logger
 from headrace.service.telemetry import Telemetry
 from router.router import Router
+from router.shadow import Shadow
 
 _log = get_logger("gateway")
 
@@ -48,6 +54,9 @@ class Parts:
     circuit: Circuit
     telemetry: Telemetry
     clock: Clock
+    decisions: Decisions
+    tokens: PromptTokens
+    shadow: Shadow | None = None
 
 
 class Service:
@@ -57,9 +66,27 @@ class Service:
         self._limits = settings.limits
         self._admission = parts.admission
         self._accounts = parts.accounts
-        self._dispatcher = Dispatcher(
-            settings, parts.router, parts.upstream, parts.circuit, parts.clock, parts.telemetry
+        self.sources = Sources(parts.router.serving)
+        self.placing = Placing(
+            parts.router,
+            parts.circuit,
+            parts.clock,
+            parts.telemetry,
+            parts.decisions,
+            parts.shadow,
         )
+        self._dispatcher = Dispatcher(
+            settings,
+            router=parts.router,
+            placing=self.placing,
+            tokens=parts.tokens,
+            sources=self.sources,
+            upstream=parts.upstream,
+            circuit=parts.circuit,
+            clock=parts.clock,
+            telemetry=parts.telemetry,
+        )
+        self._decisions = parts.decisions
         self._now_s = parts.clock.now_s
         self._id_prefix = f"req-{os.urandom(6).hex()}-"
         self._count = 0
@@ -107,6 +134,7 @@ class Service:
             if sink.gone and outcome is Outcome.SERVED:
                 outcome = Outcome.CLIENT_GONE
             sink.close()
+            self._decisions.ended(RequestId(own_id), outcome, account.ttft_s, account.usage)
             self._accounts.close(account, outcome, self._now_s())
 
     def _refused(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from random import Random
 
 from headrace.core.errors import NoEndpoint
 from headrace.core.ids import EndpointId, RequestId
 from headrace.core.request import RouteRequest
+from router.memory import NO_MEMORY
 from router.policy import Candidate, Policy, Terms
 
 
@@ -17,13 +18,16 @@ class Decision:
     """The endpoint chosen and why.
 
     ``ranking`` holds every candidate's terms, best first, so ``ranking[0]`` is the choice and the
-    rest are where to try next. ``candidate`` is what was believed of the chosen endpoint.
+    rest are where to try next. ``candidate`` is what was believed of the chosen endpoint,
+    ``candidates`` of all, in the order given. ``memory`` is what the policy remembered before.
     """
 
     endpoint_id: EndpointId
     candidate: Candidate
     ranking: tuple[Terms, ...]
     unit: str
+    candidates: Sequence[Candidate] = ()
+    memory: Mapping[str, object] = field(default_factory=lambda: NO_MEMORY)
 
 
 def tie_rng(seed: int, request_id: RequestId, attempt: int) -> Random:
@@ -32,7 +36,11 @@ def tie_rng(seed: int, request_id: RequestId, attempt: int) -> Random:
 
 
 def decide(
-    request: RouteRequest, candidates: Sequence[Candidate], policy: Policy, rng: Random
+    request: RouteRequest,
+    candidates: Sequence[Candidate],
+    policy: Policy,
+    rng: Random,
+    memory: Mapping[str, object] = NO_MEMORY,
 ) -> Decision:
     """Choose an endpoint for ``request``: the one of least cost.
 
@@ -44,6 +52,7 @@ def decide(
         candidates: Endpoints that can serve it, in a stable order (by id).
         policy: How to cost them.
         rng: Breaks ties and serves policies that leave things to chance.
+        memory: What the policy remembers now, for the record.
 
     Raises:
         NoEndpoint: if there is no candidate.
@@ -71,4 +80,6 @@ def decide(
         candidate=candidates[best],
         ranking=tuple(terms[i] for i in order),
         unit=policy.unit,
+        candidates=candidates,
+        memory=memory,
     )

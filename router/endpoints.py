@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from headrace.core.endpoint import EndpointView, Health, Role
 from headrace.core.errors import ModelNotFound
@@ -59,6 +59,10 @@ class Endpoints:
     def models(self) -> list[ModelName]:
         """Return the names that some endpoint serves, whatever its health, sorted."""
         return sorted(self._serving)
+
+    def serving(self, model: ModelName) -> Sequence[EndpointView]:
+        """Return the endpoints that serve or can load a model, by id."""
+        return self._serving.get(model, ())
 
     def loaded(self, endpoint_id: EndpointId, model: ModelName) -> bool:
         """Return whether the endpoint has the model or adapter, and need not load it first."""

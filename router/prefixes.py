@@ -107,9 +107,11 @@ class Prefixes(IndexSink):
             self._estimate.corrected(endpoint, believed_tokens, usage.cached_tokens)
 
     def gone(self, endpoint: EndpointId) -> None:
-        """Forget an endpoint that is down or no longer there."""
+        """Forget what was guessed of an endpoint that is down or no longer there.
+
+        What its events told is forgotten by whoever follows them.
+        """
         self._estimate.removed(endpoint)
-        self.scheme(endpoint, None)
 
     def snapshot(self) -> dict[BlockScheme, bytes]:
         """Return what the events told, per scheme; the estimate is not worth keeping."""

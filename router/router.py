@@ -6,9 +6,8 @@ One owner calls it, synchronously, with the time. The gateway and the twin use t
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from random import Random
 from typing import Final
 
 from headrace.core.endpoint import BlockScheme, EndpointView
@@ -22,6 +21,7 @@ from router.decide import Decision, decide, tie_rng
 from router.endpoints import Endpoints
 from router.held import Held, HeldRequests, HoldLimits, Opening
 from router.ledger import Ledger, resident_tokens
+from router.memory import memory_reader
 from router.others import OtherReplicas
 from router.policy import Candidate
 from router.prefixes import NOTHING, Cached, Prefixes
@@ -71,6 +71,8 @@ class Router:
     Attributes:
         prefixes: What endpoints hold; whoever follows KV events tells it.
         others: Takes what other gateway replicas have in flight.
+        policy_name: The policy's name in the catalogue.
+        seed: Of the chance that breaks ties.
 
     """
 
@@ -83,9 +85,11 @@ class Router:
         self._options = options or Options()
         assert self._options.time_scale > 0
         self.policy_name = policy
+        self.seed = self._options.seed
         self.time_scale = self._options.time_scale
         self.prefixes = Prefixes(self._options.index)
         self._policy = make_policy(policy)
+        self._memory = memory_reader(self._policy)
         self._observer = observer
         self._endpoints = Endpoints()
         self._ledger = Ledger()
@@ -125,6 +129,10 @@ class Router:
         """Return the names that some endpoint serves, whatever its health, sorted."""
         return self._endpoints.models()
 
+    def serving(self, model: ModelName) -> Sequence[EndpointView]:
+        """Return the endpoints that serve a model or can load it, whatever their health, by id."""
+        return self._endpoints.serving(model)
+
     # Placing.
 
     def choose(
@@ -149,7 +157,7 @@ class Router:
 
         """
         candidates = self.candidates(request, now_s, exclude)
-        return decide(request, candidates, self._policy, self._rng(request, attempt))
+        return self._decide(request, candidates, attempt)
 
     def place(
         self,
@@ -177,7 +185,7 @@ class Router:
                 self._held.add(Held(request, exclude, engine_s, tokens, cached, attempt))
                 return None
         candidates = [self._candidate(view, request, cached, engine_s) for view in views]
-        decision = decide(request, candidates, self._policy, self._rng(request, attempt))
+        decision = self._decide(request, candidates, attempt)
         self.dispatched(request, decision, now_s)
         return decision
 
@@ -320,8 +328,11 @@ class Router:
     def _presumed(self, view: EndpointView) -> float:
         return view.speed.prefill_tokens_per_s / self.time_scale
 
-    def _rng(self, request: RouteRequest, attempt: int) -> Random:
-        return tie_rng(self._options.seed, request.request_id, attempt)
+    def _decide(
+        self, request: RouteRequest, candidates: Sequence[Candidate], attempt: int
+    ) -> Decision:
+        rng = tie_rng(self._options.seed, request.request_id, attempt)
+        return decide(request, candidates, self._policy, rng, self._memory())
 
     def _room(self, view: EndpointView, engine_s: float) -> float:
         """Return the KV tokens that an endpoint may be given now; below zero when it is full."""

@@ -21,10 +21,10 @@ from controller.fleets.config import FleetTimeouts
 from controller.fleets.restart import RestartPolicy
 from controller.fleets.spawn import Spawner, SpawnFailed, log_tail
 from headrace.core.clock import Clock
-from headrace.core.endpoint import EndpointView, Health
+from headrace.core.endpoint import EndpointView, Health, KvEventSource
 from headrace.core.ids import EndpointId, ModelName
 from headrace.runtime.discovery import ListSource
-from headrace.runtime.engines.launch import KvEventAddress, Launch
+from headrace.runtime.engines.launch import Launch
 from headrace.runtime.probe import Prober
 from headrace.service.log import get_logger
 
@@ -86,7 +86,7 @@ class UnitStatus:
     state: UnitState
     pid: int | None
     endpoints: tuple[EndpointId, ...]
-    kv_events: tuple[KvEventAddress, ...]
+    kv_events: tuple[KvEventSource, ...]
     log: Path
     crashes: int
     why: str
@@ -276,8 +276,16 @@ class Unit:
         for index, port in enumerate(launch.ports):
             endpoint_id = EndpointId(f"{life}-{index}" if many else life)
             ids.append(endpoint_id)
-            url = f"http://127.0.0.1:{port}"
-            self._around.source.put(EndpointView(endpoint_id, url, (self._around.model,)))
+            events = launch.kv_events[index] if launch.kv_events else None
+            self._around.source.put(
+                EndpointView(
+                    endpoint_id,
+                    f"http://127.0.0.1:{port}",
+                    (self._around.model,),
+                    kv_events=events,
+                    simulated=launch.simulated,
+                )
+            )
         return tuple(ids)
 
     async def _ready(self, ids: tuple[EndpointId, ...]) -> None:

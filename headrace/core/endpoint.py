@@ -86,6 +86,20 @@ class EngineLoad:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """Where the files of a name lie, as the engine that serves it says.
+
+    Attributes:
+        root: A folder or a hub id.
+        parent: The base model's name, for an adapter.
+
+    """
+
+    root: str
+    parent: ModelName | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class EndpointView:
     """One endpoint, as discovery and the last probe describe it.
 
@@ -93,7 +107,8 @@ class EndpointView:
     ``kv_events`` is None for an engine that publishes none: what it holds is then estimated.
     ``loadable`` are adapters it does not have but loads when a request names one. ``labels`` are
     what a request may ask for. ``dp_rank`` is set where several endpoints are the data parallel
-    ranks behind one URL.
+    ranks behind one URL. ``files`` are those of ``models``, in the same order, as far as the engine
+    tells. ``simulated`` engines make tokens of text in their own way.
     """
 
     endpoint_id: EndpointId
@@ -107,3 +122,5 @@ class EndpointView:
     loadable: tuple[ModelName, ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
     dp_rank: int | None = None
+    files: tuple[ModelFiles | None, ...] = ()
+    simulated: bool = False

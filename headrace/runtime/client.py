@@ -9,6 +9,7 @@ from typing import Final
 import aiohttp
 import msgspec
 
+from headrace.core.endpoint import ModelFiles
 from headrace.core.errors import EngineError, EngineRefused, EngineTimeout, EngineUnreachable
 from headrace.core.ids import ModelName
 from headrace.runtime.metrics_text import EngineReport, parse_metrics
@@ -16,6 +17,7 @@ from headrace.runtime.metrics_text import EngineReport, parse_metrics
 
 class _Model(msgspec.Struct, frozen=True):
     id: str
+    root: str | None = None
     parent: str | None = None
     max_model_len: int | None = None
 
@@ -24,12 +26,22 @@ class _Models(msgspec.Struct, frozen=True):
     data: tuple[_Model, ...] = ()
 
 
+def _files(model: _Model) -> ModelFiles | None:
+    if model.root is None:
+        return None
+    return ModelFiles(model.root, None if model.parent is None else ModelName(model.parent))
+
+
 @dataclass(frozen=True, slots=True)
 class ServedModels:
-    """The names an engine answers to, base models first, and the longest context of any of them."""
+    """The names an engine answers to, base models first, and the longest context of any of them.
+
+    ``files`` says where each name's files lie, in the same order, as far as the engine tells.
+    """
 
     names: tuple[ModelName, ...]
     max_model_tokens: int | None = None
+    files: tuple[ModelFiles | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +82,9 @@ class EngineClient:
         ordered = sorted(models, key=lambda model: model.parent is not None)  # stable
         lengths = [model.max_model_len for model in models if model.max_model_len]
         return ServedModels(
-            tuple(ModelName(model.id) for model in ordered), max(lengths, default=None)
+            tuple(ModelName(model.id) for model in ordered),
+            max(lengths, default=None),
+            tuple(_files(model) for model in ordered),
         )
 
     async def report(self) -> EngineReport:

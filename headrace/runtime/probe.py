@@ -138,7 +138,7 @@ class Prober(EndpointSource):
                 sight = Sight.STUCK
         signs = saw(signs, sight, self._settings.failures_to_down)
         if sight is Sight.HEALTHY:
-            signs = replace(signs, models=served.names)
+            signs = replace(signs, models=served.names, files=served.files)
             signs = self._with_geometry(endpoint_id, signs, report.kv_tokens if report else None)
         self._set(endpoint_id, signs)
 
@@ -213,6 +213,7 @@ class Prober(EndpointSource):
             replace(
                 given,
                 models=signs.models or given.models,
+                files=signs.files or given.files,
                 health=signs.health if given.health is Health.READY else given.health,
                 speed=signs.speed or given.speed,
                 load=signs.load,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from headrace.core.endpoint import EngineLoad, Health, Speed
+from headrace.core.endpoint import EngineLoad, Health, ModelFiles, Speed
 from headrace.core.ids import ModelName
 from headrace.runtime.metrics_text import EngineReport
 
@@ -27,6 +27,7 @@ class VitalSigns:
         proven: It has generated a token since it was last down.
         failures: Looks in a row that failed.
         models: Names it serves, base model first.
+        files: Where their files lie, in the same order.
         load: Its last report.
         speed: As measured; None before.
         progress: Its count of work done at the last look.
@@ -37,6 +38,7 @@ class VitalSigns:
     proven: bool = False
     failures: int = 0
     models: tuple[ModelName, ...] = ()
+    files: tuple[ModelFiles | None, ...] = ()
     load: EngineLoad | None = None
     speed: Speed | None = None
     progress: int = -1

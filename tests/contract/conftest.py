@@ -8,8 +8,8 @@ import aiohttp
 import pytest
 
 from controller.fleets.config import FleetSettings
+from headrace.core.endpoint import KvEventSource
 from headrace.runtime.client import ClientLimits, EngineClient
-from headrace.runtime.engines.launch import KvEventAddress
 from headrace.service.http import HttpLimits, make_session
 from headrace.service.settings import load_settings
 from tests.support.fleet_thread import FleetThread
@@ -25,7 +25,7 @@ class Engine:
     url: str
     model: str
     block_tokens: int
-    kv_events: KvEventAddress
+    kv_events: KvEventSource
 
 
 def simulated() -> FleetSettings:

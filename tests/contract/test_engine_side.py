@@ -115,7 +115,7 @@ async def test_stored_blocks_are_published_under_the_hashes_we_compute(
     body = {"model": engine.model, "prompt": prompt, "max_tokens": 1}
     with zmq.asyncio.Context() as context, context.socket(zmq.SUB) as socket:
         socket.subscribe("")
-        socket.connect(engine.kv_events.publish)
+        socket.connect(engine.kv_events.events)
         await subscribed(socket, http, engine)
         async with http.post(engine.url + "/v1/completions", json=body) as reply:
             assert reply.status == 200

@@ -17,9 +17,11 @@ from gateway.accounting import Accounts
 from gateway.admission import Admission
 from gateway.app import Gateway, cold_app
 from gateway.config import GatewaySettings
+from gateway.decisions import Decisions
 from gateway.keys import Keys
 from gateway.retry import Circuit
 from gateway.serve import Parts, Service
+from gateway.tokens import PromptTokens
 from gateway.upstream import Upstream
 from headrace.core.ids import EndpointId
 from headrace.service.clock import RealClock
@@ -48,8 +50,17 @@ class Rig:
         self.accounts = Accounts(telemetry, self.lines)
         self.upstream = Upstream(settings.upstream, clock, telemetry)
         circuit = Circuit(first_s=1.0, most_s=1.0)
+        decisions = Decisions(100, 1 << 20, policy="least-requests", seed=0)
         parts = Parts(
-            self.router, self.upstream, self.admission, self.accounts, circuit, telemetry, clock
+            self.router,
+            self.upstream,
+            self.admission,
+            self.accounts,
+            circuit,
+            telemetry,
+            clock,
+            decisions,
+            PromptTokens(settings.tokens, telemetry),
         )
         cold = cold_app(self.router, keys, registry)
         self.app = Gateway(Service(settings, parts), cold)

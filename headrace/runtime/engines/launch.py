@@ -6,21 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from headrace.core.endpoint import KvEventSource
+
 
 class EngineKind(StrEnum):
     """The engines a fleet can run."""
 
     SIMULATED = "simulated"
     VLLM = "vllm"
-
-
-@dataclass(frozen=True, slots=True)
-class KvEventAddress:
-    """Where an engine publishes its KV events, and where it replays them (ZMQ addresses)."""
-
-    publish: str
-    replay: str
-    topic: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +26,7 @@ class Launch:
         env: Variables set on top of ours.
         ports: HTTP ports on loopback that it will serve, one per endpoint.
         kv_events: One per port, in the same order; empty when events are off.
+        simulated: Whether the engines are simulated ones.
 
     """
 
@@ -40,4 +34,5 @@ class Launch:
     args: tuple[str, ...]
     env: Mapping[str, str]
     ports: tuple[int, ...]
-    kv_events: tuple[KvEventAddress, ...] = ()
+    kv_events: tuple[KvEventSource, ...] = ()
+    simulated: bool = False

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from headrace.runtime.engines.launch import KvEventAddress, Launch
+from headrace.core.endpoint import KvEventSource
+from headrace.runtime.engines.launch import Launch
 
 MODULE: Final = "headrace.simulator.http"
 
@@ -61,6 +62,7 @@ def launch(
         args=("--config", str(settings_file), *options.extra_args),
         env={"PYTHONPATH": str(options.package_root), **options.extra_env},
         ports=ports,
+        simulated=True,
         kv_events=tuple(
             _kv_events(options.run_dir, name, str(index)) for index in range(len(ports))
         )
@@ -84,17 +86,17 @@ def settings(options: SimulatedOptions, name: str, ports: tuple[int, ...]) -> di
         events = _kv_events(options.run_dir, name, "{engine}")
         values["kv_events"] = {
             "enabled": True,
-            "endpoint": events.publish,
+            "endpoint": events.events,
             "replay_endpoint": events.replay,
             "topic": events.topic,
         }
     return values
 
 
-def _kv_events(run_dir: Path, name: str, engine: str) -> KvEventAddress:
+def _kv_events(run_dir: Path, name: str, engine: str) -> KvEventSource:
     """Addresses of one engine; "{engine}" stands for its index in the settings file."""
-    return KvEventAddress(
-        publish=f"ipc://{run_dir}/{name}-{engine}.ev",
+    return KvEventSource(
+        events=f"ipc://{run_dir}/{name}-{engine}.ev",
         replay=f"ipc://{run_dir}/{name}-{engine}.rp",
         topic=f"kv@{name}-{engine}",
     )

@@ -12,7 +12,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from headrace.runtime.engines.launch import KvEventAddress, Launch
+from headrace.core.endpoint import KvEventSource
+from headrace.runtime.engines.launch import Launch
 
 API_SERVER: Final = "vllm.entrypoints.openai.api_server"
 
@@ -98,7 +99,7 @@ def environment(options: VllmOptions) -> dict[str, str]:
     return {**ENV, **CPU_ENV}
 
 
-def _flags(options: VllmOptions, port: int, events: KvEventAddress | None) -> list[str]:
+def _flags(options: VllmOptions, port: int, events: KvEventSource | None) -> list[str]:
     flags = ["--model", options.model, "--served-model-name", options.served_name]
     flags += ["--host", "127.0.0.1", "--port", str(port)]
     flags += ["--max-num-queued-reqs", str(options.max_queued_requests)]
@@ -127,21 +128,21 @@ def _flags(options: VllmOptions, port: int, events: KvEventAddress | None) -> li
     return [*flags, *options.extra_args]
 
 
-def _kv_events(run_dir: Path | None, name: str, served_name: str) -> KvEventAddress | None:
+def _kv_events(run_dir: Path | None, name: str, served_name: str) -> KvEventSource | None:
     if run_dir is None:
         return None
-    return KvEventAddress(
-        publish=f"ipc://{run_dir / name}.ev",
+    return KvEventSource(
+        events=f"ipc://{run_dir / name}.ev",
         replay=f"ipc://{run_dir / name}.rp",
         topic=f"kv@{name}@{served_name}",
     )
 
 
-def _events_config(events: KvEventAddress) -> dict[str, object]:
+def _events_config(events: KvEventSource) -> dict[str, object]:
     return {
         "enable_kv_cache_events": True,
         "publisher": "zmq",
-        "endpoint": events.publish,
+        "endpoint": events.events,
         "replay_endpoint": events.replay,
         "topic": events.topic,
     }

@@ -64,7 +64,7 @@ def test_a_cap_on_output_is_passed_as_vllm_wants_it() -> None:
 
 def test_kv_events_are_published_on_sockets_of_each_engines_own() -> None:
     one, two = vllm.launch(CPU, "w0", 1), vllm.launch(CPU, "w1", 2)
-    assert one.kv_events[0].publish == "ipc:///run/x/w0.ev"
+    assert one.kv_events[0].events == "ipc:///run/x/w0.ev"
     assert {*_addresses(one)}.isdisjoint(_addresses(two))
     config = json.loads(one.args[one.args.index("--kv-events-config") + 1])
     assert config["enable_kv_cache_events"] is True
@@ -91,9 +91,9 @@ def test_the_simulated_engines_settings_are_ones_it_accepts() -> None:
     assert launch.ports == (7001, 7002)
     assert launch.env["PYTHONPATH"] == "/src"
     for index, events in enumerate(launch.kv_events):
-        assert values.kv_events.endpoint.replace("{engine}", str(index)) == events.publish
+        assert values.kv_events.endpoint.replace("{engine}", str(index)) == events.events
 
 
 def _addresses(launch: object) -> list[str]:
     assert hasattr(launch, "kv_events")
-    return [address for each in launch.kv_events for address in (each.publish, each.replay)]
+    return [address for each in launch.kv_events for address in (each.events, each.replay)]
