@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
-.PHONY: help serve setup setup-dev test check format lint docs results lock demo e2e-vllm bench-gateway bench-simulator bench-simulator-http
+.PHONY: help serve setup setup-dev test check format lint docs results lock demo e2e-vllm bench-gateway bench-simulator bench-simulator-http bench-tokens
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ bench-simulator-http: setup-dev ## What a streamed chunk costs the simulated eng
 
 bench-simulator: setup-dev ## Errors of the simulated engine against real vLLM logs, and its speed
 	@$(PY) -m bench.simulator
+
+bench-tokens: setup-dev ## What it costs to know a prompt's tokens and block hashes
+	@$(PY) -m bench.tokens
 
 results: setup ## Every goal of every benchmark and end-to-end run, as one table
 	@$(PY) -m bench.results
