@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from headrace.core.endpoint import BlockScheme, EndpointView, EngineLoad
 from headrace.core.ids import EndpointId, RequestId
@@ -101,4 +101,17 @@ class Placement(Protocol):
 
     def check(self) -> None:
         """Assert that nothing is left in flight; called at the end."""
+        ...
+
+
+After = Callable[[float, Callable[[float], Sequence[Placed]]], None]
+"""Calls back after so many virtual seconds, with the time then, and sends what is returned."""
+
+
+@runtime_checkable
+class SelfTimed(Protocol):
+    """A placement in which things happen between the twin's calls, such as news on their way."""
+
+    def timed(self, after: After) -> None:
+        """Take what sets timers; called once, before ``begin``."""
         ...

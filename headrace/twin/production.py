@@ -14,6 +14,7 @@ from headrace.core.record import Usage
 from headrace.core.request import RouteRequest
 from headrace.twin.placement import BlocksChanged, EngineTruth, Placed, Placement
 from kvcache.changes import Tier
+from router.reserve import ReserveObserver
 from router.router import Options, Router
 
 
@@ -25,16 +26,23 @@ class ProductionRouter(Placement):
         seed: Of its ties.
         kv_events: Whether it follows KV events, or estimates what engines hold.
         options: Of the router.
+        observer: Of its reserves.
 
     """
 
     scrape_s: float | None = 1.0
 
     def __init__(
-        self, policy: str, seed: int, *, kv_events: bool = True, options: Options | None = None
+        self,
+        policy: str,
+        seed: int,
+        *,
+        kv_events: bool = True,
+        options: Options | None = None,
+        observer: ReserveObserver | None = None,
     ) -> None:
         self.kv_events = kv_events
-        self.router = Router(policy, replace(options or Options(), seed=seed))
+        self.router = Router(policy, replace(options or Options(), seed=seed), observer)
         self._views: dict[EndpointId, EndpointView] = {}
 
     @override
@@ -55,17 +63,17 @@ class ProductionRouter(Placement):
         decision = self.router.place(request, now_s)
         if decision is not None:
             return (Placed(request, decision.endpoint_id),)
-        return self._placed(now_s)
+        return self.pump(now_s)
 
     @override
     def first_token(self, request_id: RequestId, now_s: float) -> Sequence[Placed]:
         self.router.first_token(request_id, now_s)
-        return self._placed(now_s)
+        return self.pump(now_s)
 
     @override
     def ended(self, request_id: RequestId, usage: Usage, now_s: float) -> Sequence[Placed]:
         self.router.released(request_id, now_s, usage)
-        return self._placed(now_s)
+        return self.pump(now_s)
 
     @override
     def changed(self, endpoint_id: EndpointId, change: BlocksChanged, now_s: float) -> None:
@@ -82,14 +90,15 @@ class ProductionRouter(Placement):
     def reported(self, endpoint_id: EndpointId, load: EngineLoad, now_s: float) -> Sequence[Placed]:
         self._views[endpoint_id] = replace(self._views[endpoint_id], load=load)
         self.router.set_endpoints(self._views.values())
-        return self._placed(now_s)
+        return self.pump(now_s)
 
     @override
     def check(self) -> None:
         assert self.router.held == 0
         self.router.check()
 
-    def _placed(self, now_s: float) -> list[Placed]:
+    def pump(self, now_s: float) -> list[Placed]:
+        """Return the held requests that are to be sent now."""
         placed: list[Placed] = []
         if self.router.held:
             for request, decision in self.router.placed(now_s):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
@@ -23,7 +23,7 @@ from headrace.simulator.trace import TraceRequest
 from headrace.simulator.workload import block_keys, engine_request
 from headrace.simulator.world import World
 from headrace.twin.changes import changes_of
-from headrace.twin.placement import BlocksChanged, EngineTruth, Placed, Placement
+from headrace.twin.placement import BlocksChanged, EngineTruth, Placed, Placement, SelfTimed
 from headrace.twin.production import ProductionRouter
 
 ROUTE_BLOCK_TOKENS: Final = 64
@@ -138,6 +138,10 @@ class _Twin:
         if self.left:
             self.world.at(round(scrape_s * 1e9), partial(self.report, scrape_s))
 
+    def after(self, delay_s: float, action: Callable[[float], Sequence[Placed]]) -> None:
+        """Call ``action`` with the time after ``delay_s`` and send what it returns."""
+        self.world.at(round(delay_s * 1e9), lambda: self.send(action(self.world.now_s)))
+
     def truth(self, endpoint_id: EndpointId) -> EngineTruth:
         """Return what an engine has now."""
         engine = self.engines[endpoint_id].engine
@@ -238,6 +242,8 @@ def run_placement(
         views.append(
             EndpointView(endpoint_id, f"sim://{endpoint_id}", (_MODEL,), speed=presumed_speed(spec))
         )
+    if isinstance(placement, SelfTimed):
+        placement.timed(twin.after)
     placement.begin(views, _scheme(block_tokens), twin.truth)
     ids = [RequestId(f"r{number}") for number in range(len(workload))]
     for number, trace in enumerate(workload):
