@@ -33,7 +33,7 @@ SPECIAL_NAMES: Final = (
 
 _FAILURES: Final = (
     *(jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError),
-    *(ArithmeticError, RecursionError),
+    *(ArithmeticError, RuntimeError, AssertionError),
 )
 """What a template raises on a conversation it was not written for; engines answer it with 400."""
 
