@@ -6,7 +6,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
-from headrace.core.endpoint import EngineLoad, Speed
+from headrace.core.endpoint import EngineLoad
 from headrace.core.ids import EndpointId, RequestId
 from headrace.core.request import RouteRequest
 from router.reserve import Reserve
@@ -212,11 +212,12 @@ class Ledger:
     def dispatched_elsewhere(self, request_id: RequestId, reserve: Reserve) -> None:
         """Enter what another gateway replica has in flight; the id must say whose it is.
 
+        The endpoint's load must have been asked for.
+
         Raises:
             ValueError: as ``dispatched``.
 
         """
-        self.load(reserve.endpoint_id, Speed().prefill_tokens_per_s)
         entry = _Entry(
             reserve.endpoint_id,
             reserve.miss_tokens,

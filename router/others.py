@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from typing_extensions import override
 
+from headrace.core.endpoint import Speed
 from headrace.core.ids import EndpointId, ModelName, RequestId
 from headrace.core.request import RouteRequest
 from router.endpoints import Endpoints
@@ -30,10 +31,12 @@ class OtherReplicas(ReserveSink):
     def remote_dispatched(self, replica: ReplicaId, reserve: Reserve) -> None:
         request_id = _theirs(replica, reserve.request_id)
         engine_s = reserve.dispatched_s * self._time_scale
+        speed = self._speed(reserve.endpoint_id)
+        presumed = (speed or Speed()).prefill_tokens_per_s / self._time_scale
+        self._ledger.load(reserve.endpoint_id, presumed)
         self._ledger.dispatched_elsewhere(request_id, replace(reserve, dispatched_s=engine_s))
         self._requests.setdefault(replica, set()).add(request_id)
-        kv_tokens = self._kv_tokens(reserve.endpoint_id)
-        if kv_tokens and (reserve.blocks or reserve.engine_blocks):
+        if speed is not None and (reserve.blocks or reserve.engine_blocks):
             request = RouteRequest(
                 request_id,
                 ModelName(""),
@@ -42,7 +45,7 @@ class OtherReplicas(ReserveSink):
                 block_tokens=reserve.block_tokens,
                 engine_blocks=reserve.engine_blocks,
             )
-            self._prefixes.sent(reserve.endpoint_id, request, kv_tokens, engine_s)
+            self._prefixes.sent(reserve.endpoint_id, request, speed.kv_tokens, engine_s)
 
     @override
     def remote_first_token(self, replica: ReplicaId, request_id: RequestId, now_s: float) -> None:
@@ -61,12 +64,12 @@ class OtherReplicas(ReserveSink):
         for request_id in sorted(self._requests.pop(replica, ())):
             self._ledger.released(request_id, now_s * self._time_scale)
 
-    def _kv_tokens(self, endpoint_id: EndpointId) -> int:
-        """Return an endpoint's capacity; 0 for one that the other found and we have yet to."""
+    def _speed(self, endpoint_id: EndpointId) -> Speed | None:
+        """Return what is presumed of an endpoint; None: the other found it and we have yet to."""
         try:
-            return self._endpoints.get(endpoint_id).speed.kv_tokens
+            return self._endpoints.get(endpoint_id).speed
         except KeyError:
-            return 0
+            return None
 
 
 def _theirs(replica: ReplicaId, request_id: RequestId) -> RequestId:
