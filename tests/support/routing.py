@@ -9,6 +9,7 @@ from headrace.core.ids import BlockHash, EndpointId, ModelName, RequestId
 from headrace.core.request import RouteRequest
 from router.held import HoldLimits
 from router.router import Options, Router
+from router.speed import EVEN_TOKENS
 
 A, B, C = EndpointId("a"), EndpointId("b"), EndpointId("c")
 M = ModelName("m")
@@ -45,7 +46,7 @@ def engine_blocks(tokens: int, head: int = 0) -> list[int]:
     return [1_000_000 * (head + 1) + i for i in range(tokens // BLOCK)]
 
 
-def request(  # noqa: PLR0913 -- what tests vary
+def request(
     name: str,
     tokens: int = 1_024,
     head: int = 0,
@@ -85,6 +86,11 @@ def router(
     made = Router(policy, Options(seed=seed, hold=hold or HoldLimits()))
     made.set_endpoints(views or (view(A), view(B)))
     return made
+
+
+def prefill_s(tokens: int) -> float:
+    """What SPEED is presumed to need for a prompt: when its first token comes, nothing is learned."""
+    return (15.0 + tokens * 0.1 + tokens * tokens / 2 * 0.1 / EVEN_TOKENS) / 1_000.0
 
 
 def load(running: int, waiting: int, at_s: float, kv_used_ratio: float = 0.0) -> EngineLoad:

@@ -37,7 +37,7 @@ def held(
 
 def order(requests: HeldRequests, now_s: float, *openings: Opening) -> list[str]:
     """Send all on, one after the other at one moment."""
-    names = []
+    names: list[str] = []
     while (one := requests.next_for(openings or (opening(),), anyone, now_s)) is not None:
         names.append(one.request.request_id)
         requests.remove(one.request.request_id)

@@ -33,9 +33,9 @@ def end(r: Router, name: str, now_s: float) -> None:
 
 
 def placed(r: Router, now_s: float) -> list[tuple[str, EndpointId | None]]:
-    found = [(q.request_id, d and d.endpoint_id) for q, d in r.placed(now_s)]
+    found = r.placed(now_s)
     r.check()
-    return found
+    return [(q.request_id, None if d is None else d.endpoint_id) for q, d in found]
 
 
 def hold(r: Router, *requests: RouteRequest, now_s: float = 0.0) -> None:
