@@ -21,11 +21,12 @@ from gateway.decisions import Decisions
 from gateway.explaining import ShadowMetrics, add_explaining
 from gateway.front import Fronts
 from gateway.index_metrics import IndexMetrics
-from gateway.keys import load_keys
+from gateway.keys import Keys, load_keys
 from gateway.retry import Circuit
 from gateway.serve import Parts, Service
 from gateway.tokens import PromptTokens
 from gateway.upstream import Upstream
+from headrace.core.clock import Clock
 from headrace.core.endpoint import Health
 from headrace.core.errors import ConfigError
 from headrace.runtime.discovery import EndpointSource
@@ -76,27 +77,7 @@ async def run_gateway(
     registry = CollectorRegistry()
     telemetry = Telemetry(registry)
     keys = load_keys(settings.keys_file)
-    admission = Admission(settings.limits, keys)
-    upstream = Upstream(settings.upstream, clock, telemetry)
-    circuit = Circuit(first_s=settings.retry.rest_first_s, most_s=settings.retry.rest_most_s)
-    routing = settings.routing
-    parts = Parts(
-        router=router,
-        upstream=upstream,
-        admission=admission,
-        accounts=Accounts(telemetry, lines if settings.log_requests else None),
-        circuit=circuit,
-        telemetry=telemetry,
-        clock=clock,
-        decisions=Decisions(
-            routing.decisions,
-            routing.decisions_bytes,
-            policy=router.policy_name,
-            seed=router.seed,
-        ),
-        tokens=PromptTokens(settings.tokens, telemetry),
-        shadow=None if routing.shadow is None else Shadow(routing.shadow, router.seed),
-    )
+    parts = _build(settings, router, keys, telemetry, clock, lines)
     cold = cold_app(router, keys, registry)
     add_explaining(cold, keys, parts.decisions, parts.shadow, clock)
     service = Service(settings, parts)
@@ -108,7 +89,7 @@ async def run_gateway(
     watch.apply()  # what is known already is served from the first connection on
     try:
         async with Tasks(clock) as tasks:
-            tasks.start("sweep", upstream.sweep, restart=Restart())
+            tasks.start("sweep", parts.upstream.sweep, restart=Restart())
             tasks.start("idle", fronts.sweep, restart=Restart())
             tasks.start("endpoints", watch.follow, restart=Restart())
             tasks.start("kv-events", subscriber.run, restart=Restart())
@@ -119,10 +100,39 @@ async def run_gateway(
             await _listen(app, fronts, settings, listener, ready, stop)
     finally:
         listener.close()
-        upstream.close()
+        parts.upstream.close()
         parts.tokens.close()
         if lines is not None:
             lines.flush()
+
+
+def _build(
+    settings: GatewaySettings,
+    router: Router,
+    keys: Keys,
+    telemetry: Telemetry,
+    clock: Clock,
+    lines: Lines | None,
+) -> Parts:
+    """Make what a service works with."""
+    retry, routing = settings.retry, settings.routing
+    return Parts(
+        router=router,
+        upstream=Upstream(settings.upstream, clock, telemetry),
+        admission=Admission(settings.limits, keys),
+        accounts=Accounts(telemetry, lines if settings.log_requests else None),
+        circuit=Circuit(first_s=retry.rest_first_s, most_s=retry.rest_most_s),
+        telemetry=telemetry,
+        clock=clock,
+        decisions=Decisions(
+            routing.decisions,
+            routing.decisions_bytes,
+            policy=router.policy_name,
+            seed=router.seed,
+        ),
+        tokens=PromptTokens(settings.tokens, telemetry),
+        shadow=None if routing.shadow is None else Shadow(routing.shadow, router.seed),
+    )
 
 
 async def _listen(
