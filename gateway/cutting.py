@@ -12,6 +12,7 @@ Source: tokenizers 0.23, ``AddedVocabulary::extract_and_normalize`` and ``PreTok
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -52,6 +53,9 @@ _WORDS: Final = (
 """What may stand before and behind a place between words; each is tried with each."""
 
 _RIGHTS: Final = tuple(f" {word}" for word in _WORDS if _BETWEEN_WORDS.match(f"a {word}"))
+
+_FORMS: Final = frozenset({"NFC", "NFKC", "NFD", "NFKD"})
+"""Normalisers that change nothing across a space: Unicode's normal forms."""
 
 Encode = Callable[[Sequence[str]], list[list[int]]]
 
@@ -166,7 +170,7 @@ def _ends(added: Sequence[AddedToken], sources: Sequence[str]) -> list[str]:
 def _leaves_words_alone(added: Sequence[AddedToken]) -> bool:
     """Whether no added token reaches across a place between words, or takes its space."""
     return not any(
-        _BETWEEN_WORDS.search(token.content)
+        _BETWEEN_WORDS.search(unicodedata.normalize("NFKC", token.content))
         or token.single_word
         or (token.rstrip and token.content[-1].isalpha())
         or (token.lstrip and token.content[0].isalpha())
@@ -180,11 +184,13 @@ def _splits_words(tokenizer: Tokenizer, spec: Mapping[str, Any]) -> bool:
     True of byte-level BPE as GPT-2, Llama 3, Qwen and DeepSeek have it. A pattern is tried out on
     words of every kind; one that looks back could tell where a part begins.
     """
-    normalizer = spec.get("normalizer")
-    rules = list(_rules(spec.get("pre_tokenizer")))
+    rules = list(_leaves(spec.get("pre_tokenizer"), "pretokenizers"))
     if (
         (spec.get("model") or {}).get("type") != "BPE"
-        or (normalizer is not None and normalizer.get("type") != "NFC")
+        or any(
+            rule.get("type") not in _FORMS
+            for rule in _leaves(spec.get("normalizer"), "normalizers")
+        )
         or not rules
         or not all(map(_is_plain, rules))
         or not any(rule["type"] == "Split" or rule.get("use_regex", True) for rule in rules)
@@ -201,12 +207,13 @@ def _splits_words(tokenizer: Tokenizer, spec: Mapping[str, Any]) -> bool:
     return True
 
 
-def _rules(spec: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
+def _leaves(spec: Mapping[str, Any] | None, under: str) -> Iterator[Mapping[str, Any]]:
+    """Yield the rules that a sequence of rules comes down to."""
     if spec is None:
         return
     if spec.get("type") == "Sequence":
-        for part in spec["pretokenizers"]:
-            yield from _rules(part)
+        for part in spec[under]:
+            yield from _leaves(part, under)
     else:
         yield spec
 

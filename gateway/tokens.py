@@ -158,6 +158,19 @@ class PromptTokens:
             return None
         return None if work.exception() else self._told(work.result())
 
+    async def prepare(self, source: ModelSource) -> bool:
+        """Load a model's tokenizer; return whether there is one to use.
+
+        The library does not let other threads run while it reads a vocabulary: with 128,000 entries
+        the event loop stands still for a quarter to half a second. So load what is known before
+        serving; a model that comes later costs that once, here or with its first request.
+        """
+        key = self._key(source)
+        if key is None:
+            return False
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._pool, self._reader, key) is not None
+
     def reported(self, source: ModelSource, tokenised: Tokenised, prompt_tokens: int) -> None:
         """Take in how many tokens an engine counted in a prompt that was tokenised here.
 

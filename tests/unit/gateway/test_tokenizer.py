@@ -40,8 +40,8 @@ def test_special_tokens_of_the_configuration_are_special(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("tokenizer.json", None, "there is no"),
-        ("tokenizer.json", "[]", "not an object"),
+        ("tokenizer.json", None, "No such file"),
+        ("tokenizer.json", "[]", "got `array`"),
         ("tokenizer.json", "{", "tokenizer.json"),
         ("tokenizer.json", '{"model": {}}', "."),
         ("tekken.json", "{}", "Mistral"),

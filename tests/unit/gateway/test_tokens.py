@@ -230,6 +230,18 @@ async def test_a_failure_is_counted_and_costs_the_request_nothing_else(
     assert tested.count("failed") == 1
 
 
+async def test_what_was_prepared_is_there_for_the_first_request(
+    bench: Callable[..., Bench], source: ModelSource
+) -> None:
+    tested = bench()
+    assert await tested.tokens.prepare(source)
+    assert not await tested.tokens.prepare(ModelSource(ModelName("m"), "/no/such/folder"))
+    assert not await tested.tokens.prepare(ModelSource(ModelName("m")))
+    asked = tested.of(chat(), source)
+    with pytest.raises(StopIteration):  # small and prepared: done at once, without a thread
+        asked.send(None)
+
+
 async def test_a_tokenizer_that_keeps_miscounting_is_not_trusted_any_more(
     bench: Callable[..., Bench], source: ModelSource
 ) -> None:
