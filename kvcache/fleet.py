@@ -12,7 +12,7 @@ from headrace.core.ids import EndpointId
 from kvcache.changes import Tier
 from kvcache.index import Held, IndexLimits, PrefixIndex
 
-_SchemeSaved = tuple[int, str, str | None] | None
+_SchemeSaved = tuple[int, str, str | None]
 
 
 class _Saved(msgspec.Struct, frozen=True, array_like=True):
@@ -20,7 +20,7 @@ class _Saved(msgspec.Struct, frozen=True, array_like=True):
 
     version: int
     schemes: dict[str, _SchemeSaved]
-    indexes: list[tuple[_SchemeSaved, bytes]]
+    indexes: list[tuple[_SchemeSaved | None, bytes]]
 
 
 _VERSION: Final = 1
@@ -37,13 +37,14 @@ class FleetIndex:
 
     def __init__(self, limits: IndexLimits | None = None) -> None:
         self._limits = limits or IndexLimits()
-        self._schemes: dict[EndpointId, BlockScheme | None] = {}
+        self._schemes: dict[EndpointId, BlockScheme] = {}
         self._indexes: dict[BlockScheme | None, PrefixIndex] = {}
 
     def scheme(self, endpoint: EndpointId, scheme: BlockScheme | None) -> None:
         """Take an endpoint's blocks, past and future, to be named by ``scheme``."""
-        before = self._schemes.get(endpoint)
-        self._schemes[endpoint] = scheme
+        before = self._schemes.pop(endpoint, None)
+        if scheme is not None:
+            self._schemes[endpoint] = scheme
         index = self._indexes.get(before)
         if index is None or before == scheme:
             return
@@ -56,7 +57,7 @@ class FleetIndex:
         self, endpoint: EndpointId, tier: Tier, hashes: Sequence[int], parent: int | None
     ) -> None:
         """Record an event, as ``PrefixIndex.stored``."""
-        self._index(self._schemes.setdefault(endpoint, None)).stored(endpoint, hashes, tier, parent)
+        self._index(self._schemes.get(endpoint)).stored(endpoint, hashes, tier, parent)
 
     def removed(self, endpoint: EndpointId, tier: Tier, hashes: Sequence[int]) -> None:
         """Record an event, as ``PrefixIndex.removed``."""
@@ -102,8 +103,9 @@ class FleetIndex:
 
     def schemes(self) -> list[BlockScheme]:
         """Return the schemes under which prompts must be hashed: those of some endpoint."""
-        known = {scheme for scheme in self._schemes.values() if scheme is not None}
-        return sorted(known, key=lambda s: (s.block_tokens, s.algorithm, s.seed or ""))
+        return sorted(
+            set(self._schemes.values()), key=lambda s: (s.block_tokens, s.algorithm, s.seed or "")
+        )
 
     def blocks(self, endpoint: EndpointId, tier: Tier = Tier.GPU) -> int:
         """Return how many blocks of ``tier`` an endpoint has reported and not removed."""
@@ -124,8 +126,11 @@ class FleetIndex:
         """
         saved = _Saved(
             _VERSION,
-            {name: _scheme_saved(scheme) for name, scheme in self._schemes.items()},
-            [(_scheme_saved(scheme), index.snapshot()) for scheme, index in self._indexes.items()],
+            {name: _saved(scheme) for name, scheme in self._schemes.items()},
+            [
+                (None if scheme is None else _saved(scheme), index.snapshot())
+                for scheme, index in self._indexes.items()
+            ],
         )
         return msgspec.msgpack.encode(saved)
 
@@ -140,9 +145,9 @@ class FleetIndex:
         if state.version != _VERSION:
             raise ValueError(f"a snapshot of version {state.version}, not {_VERSION}")
         for name, scheme in state.schemes.items():
-            self._schemes[EndpointId(name)] = _scheme_restored(scheme)
+            self._schemes[EndpointId(name)] = BlockScheme(*scheme)
         for scheme, index in state.indexes:
-            self._index(_scheme_restored(scheme)).restore(index)
+            self._index(None if scheme is None else BlockScheme(*scheme)).restore(index)
 
     def __len__(self) -> int:
         """Return the number of blocks known."""
@@ -170,9 +175,5 @@ class FleetIndex:
                 del self._indexes[scheme]
 
 
-def _scheme_saved(scheme: BlockScheme | None) -> _SchemeSaved:
-    return None if scheme is None else (scheme.block_tokens, scheme.algorithm, scheme.seed)
-
-
-def _scheme_restored(saved: _SchemeSaved) -> BlockScheme | None:
-    return None if saved is None else BlockScheme(*saved)
+def _saved(scheme: BlockScheme) -> _SchemeSaved:
+    return scheme.block_tokens, scheme.algorithm, scheme.seed

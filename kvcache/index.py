@@ -255,7 +255,6 @@ class PrefixIndex:
         ends: list[tuple[int, int]] = []
         used: list[int] = []
         alive, at, stop = self._all, 0, len(hashes)
-        gpu = self._gpu
         while at < stop and alive:
             held, step = 0, stop - at
             for runs in tiers:
@@ -264,8 +263,8 @@ class PrefixIndex:
                 if mask:
                     held |= mask
                     step = min(step, length)
-                    if runs is gpu:
-                        used.append(run)
+                    if runs is self._gpu:
+                        self._use(used, run, hashes, at)
                     if held == alive:
                         break
             if held != alive:
@@ -275,8 +274,16 @@ class PrefixIndex:
             at += step
         if alive and stop:
             ends.append((alive, stop))
-        gpu.touch(used)
+        self._gpu.touch(used)
         return ends
+
+    def _use(self, used: list[int], run: int, hashes: Sequence[int], at: int) -> None:
+        """Add the run at ``hashes[at]`` to those used, or join it to the last of them."""
+        joined = self._gpu.joined(used[-1], run, hashes, at) if used else None
+        if joined is None:
+            used.append(run)
+        else:
+            used[-1] = joined
 
     def _reach(self, bit: int, hashes: Sequence[int]) -> int:
         """Return how many leading blocks one endpoint holds, or is expected to, on its GPU."""

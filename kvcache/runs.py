@@ -133,6 +133,37 @@ class Runs:
                 high = middle
         return run, self._mask[run], low
 
+    def joined(self, run: int, after: int, blocks: Sequence[int], at: int) -> int | None:
+        """Make one run of two that meet in a chain and have the same holders, if they do.
+
+        Holders part a run block by block, as they evict it; who looks along it mends it.
+
+        Args:
+            run: The run at ``blocks[at - 1]``.
+            after: The run at ``blocks[at]``.
+            blocks: A chain.
+            at: Where the second run begins in it.
+
+        Returns:
+            The run that all the blocks are in now, or None where they stay apart.
+
+        """
+        if run == after or self._mask[run] != self._mask[after]:
+            return None
+        path, rest = self._path[run], self._path[after]
+        if path[-1] != blocks[at - 1] or rest[0] != blocks[at]:
+            return None
+        if len(path) < len(rest):
+            self._run_of.update(dict.fromkeys(path, after))
+            rest[:0] = path
+            kept, gone = after, run
+        else:
+            self._run_of.update(dict.fromkeys(rest, run))
+            path.extend(rest)
+            kept, gone = run, after
+        del self._path[gone], self._mask[gone]
+        return kept
+
     def touch(self, runs: Sequence[int]) -> None:
         """Make ``runs``, in the order of their chain, the most recently used, the first most so."""
         masks = self._mask

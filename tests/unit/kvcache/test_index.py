@@ -11,6 +11,7 @@ from kvcache.changes import Tier
 from kvcache.fleet import FleetIndex
 from kvcache.hashing import BlockHasher, Scope, external
 from kvcache.index import Held, IndexLimits, PrefixIndex
+from kvcache.runs import Runs
 
 A, B, C = (EndpointId(name) for name in "abc")
 CHAIN = list(range(1_000, 1_300))
@@ -40,6 +41,34 @@ def test_a_hole_ends_a_prefix_until_it_is_filled() -> None:
     index.stored(A, [CHAIN[100]], parent=CHAIN[99])
     assert depths(index, CHAIN) == {A: 300}
     index.check()
+
+
+def test_runs_that_evictions_parted_are_joined_by_those_who_look() -> None:
+    runs = Runs()
+    for bit in (1, 2):
+        runs.stored(bit, CHAIN)
+    for block in reversed(CHAIN):
+        runs.removed(1, [block])
+    assert runs.runs == len(CHAIN)
+    run = runs.segment(CHAIN, 0)[0]
+    for at in range(1, len(CHAIN)):
+        joined = runs.joined(run, runs.segment(CHAIN, at)[0], CHAIN, at)
+        assert joined is not None
+        run = joined
+    assert runs.segment(CHAIN, 0) == (run, 2, len(CHAIN))
+    assert runs.runs == 1
+    runs.check()
+
+
+def test_runs_of_other_holders_or_other_places_stay_apart() -> None:
+    runs = Runs()
+    runs.stored(1, CHAIN[:10])
+    runs.stored(3, CHAIN[10:20])
+    runs.stored(1, CHAIN[30:40])
+    first, second, third = (runs.segment(CHAIN, at)[0] for at in (0, 10, 30))
+    assert runs.joined(first, second, CHAIN, 10) is None
+    assert runs.joined(first, third, CHAIN, 30) is None
+    assert runs.joined(first, first, CHAIN, 0) is None
 
 
 def test_lower_tiers_go_on_where_the_gpu_ends() -> None:
