@@ -146,8 +146,8 @@ class FleetIndex:
             raise ValueError(f"a snapshot of version {state.version}, not {_VERSION}")
         for name, scheme in state.schemes.items():
             self._schemes[EndpointId(name)] = BlockScheme(*scheme)
-        for scheme, index in state.indexes:
-            self._index(None if scheme is None else BlockScheme(*scheme)).restore(index)
+        for named, index in state.indexes:
+            self._index(None if named is None else BlockScheme(*named)).restore(index)
 
     def __len__(self) -> int:
         """Return the number of blocks known."""
