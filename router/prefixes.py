@@ -49,9 +49,10 @@ class Prefixes(IndexSink):
         """Return the schemes of the endpoints whose events are followed."""
         return set(self._schemes.values())
 
-    def exact(self, endpoint: EndpointId) -> bool:
-        """Return whether what the endpoint holds is told by its events."""
-        return endpoint in self._schemes
+    def exact(self, endpoint: EndpointId, request: RouteRequest) -> bool:
+        """Return whether what the endpoint holds of the prompt is told by its events."""
+        scheme = self._schemes.get(endpoint)
+        return scheme is not None and scheme in request.engine_blocks
 
     def blocks(self, endpoint: EndpointId) -> int:
         """Return how many blocks the endpoint is known, or else guessed, to hold on its GPU."""
@@ -74,14 +75,15 @@ class Prefixes(IndexSink):
             if index is None:
                 continue
             told = index.longest_prefix(hashes, now_s)
+            whole = float(int(most) // scheme.block_tokens * scheme.block_tokens)
             for endpoint in self._following(scheme):
                 held = told.get(endpoint)
                 if held is None:
                     found.pop(endpoint, None)
                     continue
                 found[endpoint] = Cached(
-                    min(most, float(held.gpu_blocks * scheme.block_tokens)),
-                    min(most, float(held.blocks * scheme.block_tokens)),
+                    min(whole, float(held.gpu_blocks * scheme.block_tokens)),
+                    min(whole, float(held.blocks * scheme.block_tokens)),
                 )
         return found
 
@@ -103,7 +105,7 @@ class Prefixes(IndexSink):
         if request.blocks:
             rest = request.prompt_tokens - len(request.blocks) * request.block_tokens
             self._estimate.answered(endpoint, request.blocks[-1], max(0.0, rest), usage)
-        if endpoint not in self._schemes:
+        if not self.exact(endpoint, request):
             self._estimate.corrected(endpoint, believed_tokens, usage.cached_tokens)
 
     def gone(self, endpoint: EndpointId) -> None:

@@ -379,5 +379,5 @@ class Router:
             (held.tokens - held.gpu_tokens) / speed.fetch_tokens_per_s * 1_000.0,
             0.0 if loaded else speed.adapter_load_ms,
             request.session is not None and self._sessions.get(request.session) == endpoint_id,
-            self.prefixes.exact(endpoint_id),
+            self.prefixes.exact(endpoint_id, request),
         )
