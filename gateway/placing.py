@@ -84,6 +84,7 @@ class Placing:
         if decision is None:
             self._held.inc()
             decision = await self._wait(request, sink)
+            now_s = self._clock.now_s()
         self._decisions.note(
             name,
             attempt,
