@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from random import Random
+
+import pytest
+
+from headrace.core.ids import EndpointId
+from router.policies.expected_ttft import (
+    DECODE_HARM_MS,
+    FULL_RATIO,
+    PRESSURE_MS,
+    ExpectedTtft,
+)
+from router.policy import Candidate, Terms
+from tests.support.routing import SPEED, A, B, request, router, view
+
+IDLE = Candidate(
+    EndpointId("a"), 0.0, 0, 0, 0.0, 0.0, 100_000, fixed_ms=15.0, per_token_ms=0.1, per_pair_ms=1e-6
+)
+
+
+def terms(candidate: Candidate, tokens: int = 10_000) -> Terms:
+    (found,) = ExpectedTtft().costs(request("r", tokens), [candidate], Random(0))
+    assert found.cost == pytest.approx(sum(ms for _, ms in found.parts))
+    return found
+
+
+def part(name: str, candidate: Candidate, tokens: int = 10_000) -> float:
+    return dict(terms(candidate, tokens).parts)[name]
+
+
+def test_prefill_is_of_what_is_not_cached_and_attends_to_what_is() -> None:
+    assert part("prefill", IDLE) == pytest.approx(15.0 + 1_000.0 + 10_000 * 5_000 * 1e-6)
+    warm = replace(IDLE, cached_tokens=9_000.0)
+    assert part("prefill", warm) == pytest.approx(15.0 + 100.0 + 1_000 * 9_500 * 1e-6)
+
+
+def test_each_thing_that_takes_time_is_added() -> None:
+    busy = replace(IDLE, queued_ms=40.0, transfer_ms=7.0, load_ms=500.0, decoding=3)
+    assert part("queue", busy) == 40.0
+    assert part("transfer", busy) == 7.0
+    assert part("adapter", busy) == 500.0
+    assert part("decode", busy) == 3 * DECODE_HARM_MS
+    assert terms(busy).cost - terms(IDLE).cost == pytest.approx(547.0 + 3 * DECODE_HARM_MS)
+
+
+def test_pressure_grows_with_kv_use_and_stays_finite_when_it_is_full() -> None:
+    pressures = [
+        part("kv", replace(IDLE, resident_tokens=used)) for used in range(0, 120_000, 10_000)
+    ]
+    assert pressures == sorted(pressures)
+    assert pressures[-1] == pytest.approx(PRESSURE_MS * FULL_RATIO / (1.0 - FULL_RATIO))
+
+
+def test_pressure_counts_the_request_itself() -> None:
+    assert part("kv", IDLE, 50_000) == pytest.approx(PRESSURE_MS)
+
+
+def test_an_endpoint_with_the_adapter_is_preferred_until_loading_is_quicker() -> None:
+    r = router(view(A, "m", "lora"), view(B, "m", loadable=("lora",)))
+    for n in range(5):
+        decision = r.choose(request(f"r{n}", model="lora", head=n), 0.0)
+        assert decision.endpoint_id == A
+    assert dict(decision.ranking[1].parts)["adapter"] == SPEED.adapter_load_ms
+    busy = request("busy", 10_000, 50)
+    r.dispatched(busy, r.choose(busy, 0.0, frozenset({B})), 0.0)
+    assert r.choose(request("x", model="lora", head=60), 0.0).endpoint_id == B
+
+
+def test_among_idle_equals_the_one_with_the_longer_prefix_is_chosen() -> None:
+    r = router()
+    for endpoint, other, tokens in ((A, B, 800), (B, A, 1_600)):
+        asked = request(f"r{endpoint}", tokens)
+        r.dispatched(asked, r.choose(asked, 0.0, frozenset({other})), 0.0)
+        r.released(asked.request_id, 0.0)
+    assert r.choose(request("x", 3_200), 10.0).endpoint_id == B
