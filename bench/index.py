@@ -17,12 +17,13 @@ from pathlib import Path
 from random import Random
 from statistics import median, quantiles
 
+from headrace.core.endpoint import BlockScheme
 from headrace.core.ids import EndpointId
 from kvcache.changes import deliver
 from kvcache.events import BlockRemoved, BlockStored, EventBatch, KvEvent, encode_batch
-from kvcache.fleet import FleetIndex
 from kvcache.index import IndexLimits, PrefixIndex
 from kvcache.stream import EventStream
+from router.prefixes import Prefixes
 
 PREFILL_BLOCKS = 512
 """Most blocks one event stores: a step of 8,192 tokens."""
@@ -199,7 +200,9 @@ def _applied(size: IndexSize) -> dict[str, float]:
 
     As from an engine whose cache is full: each step evicts, one event per block, what it stores.
     """
-    fleet, stream, endpoint = FleetIndex(), EventStream(replays=False), EndpointId("engine")
+    prefixes, stream = Prefixes(), EventStream(replays=False)
+    endpoint = EndpointId("engine")
+    prefixes.scheme(endpoint, BlockScheme(16))
     payloads: list[bytes] = []
     full: deque[int] = deque()
     blocks = 0
@@ -214,7 +217,7 @@ def _applied(size: IndexSize) -> dict[str, float]:
         full.extend(reversed(chain.blocks[PREAMBLE_BLOCKS:]))
     begun_s = time.perf_counter()
     for seq, payload in enumerate(payloads):
-        deliver(endpoint, stream.live(seq, payload, 0.0), fleet)
+        deliver(endpoint, stream.live(seq, payload, 0.0), prefixes)
     took_s = time.perf_counter() - begun_s
     return {
         "events.applied_blocks_per_s": blocks / took_s,

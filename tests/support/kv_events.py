@@ -10,10 +10,10 @@ from itertools import count
 from headrace.core.endpoint import EndpointView, KvEventSource
 from headrace.core.ids import EndpointId, ModelName
 from kvcache.events import AllBlocksCleared, BlockRemoved, BlockStored, EventBatch, KvEvent
-from kvcache.fleet import FleetIndex
 from kvcache.hashing import BlockHasher, external
 from kvcache.shell.publisher import EventPublisher
 from kvcache.shell.subscriber import StreamStatus, Subscriber, SubscriberSettings
+from tests.support.fleet_index import FleetIndex
 
 Eventually = Callable[[Callable[[], bool]], Awaitable[None]]
 

@@ -35,8 +35,8 @@ from kvcache.events import (
     KvEvent,
     encode_batch,
 )
-from kvcache.fleet import FleetIndex
 from kvcache.stream import EventStream, Replay, StreamLimits, StreamState
+from tests.support.fleet_index import FleetIndex
 
 SPEC = EngineSpec(
     HARDWARE["L4"],
@@ -46,6 +46,7 @@ SPEC = EngineSpec(
     max_num_batched_tokens=256,
     record_events=True,
 )
+
 SIZE = SPEC.block_size
 QUIET_S = 5.0
 LAG_S = 2.0

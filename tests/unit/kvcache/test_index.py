@@ -5,10 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from headrace.core.endpoint import BlockScheme
 from headrace.core.ids import EndpointId
 from kvcache.changes import Tier
-from kvcache.fleet import FleetIndex
 from kvcache.hashing import BlockHasher, Scope, external
 from kvcache.index import Held, IndexLimits, PrefixIndex
 from kvcache.runs import Runs
@@ -191,67 +189,3 @@ def test_a_snapshot_restores_what_was_reported() -> None:
 def test_a_damaged_snapshot_is_refused(saved: bytes) -> None:
     with pytest.raises(ValueError, match=r".*"):
         PrefixIndex().restore(saved)
-
-
-ONE, TWO = BlockScheme(16), BlockScheme(32, "sha256_cbor")
-
-
-def test_a_fleet_looks_up_each_endpoint_under_its_own_scheme() -> None:
-    fleet = FleetIndex()
-    fleet.scheme(A, ONE)
-    fleet.scheme(B, TWO)
-    fleet.stored(A, Tier.GPU, CHAIN[:8], None)
-    fleet.stored(B, Tier.GPU, [1, 2, 3], None)
-    fleet.expect(B, {TWO: [1, 2, 3, 4]}, until_s=9.0)
-    fleet.expect(C, {ONE: CHAIN}, until_s=9.0)
-    assert fleet.schemes() == [ONE, TWO]
-    blocks = {ONE: CHAIN, TWO: [1, 2, 3, 4], BlockScheme(8): [7]}
-    assert fleet.longest_prefix(blocks, 0.0) == {A: Held(8, 8), B: Held(4, 4)}
-    assert fleet.longest_prefix({ONE: CHAIN}, 0.0) == {A: Held(8, 8)}
-    assert (fleet.blocks(A), fleet.blocks(B), fleet.blocks(C), len(fleet)) == (8, 3, 0, 11)
-    fleet.check()
-
-
-def test_blocks_reported_before_the_scheme_is_known_count_from_then_on() -> None:
-    fleet = FleetIndex()
-    fleet.stored(A, Tier.GPU, CHAIN[:8], None)
-    fleet.stored(A, Tier.CPU, CHAIN[:9], None)
-    fleet.removed(A, Tier.GPU, CHAIN[7:8])
-    assert fleet.longest_prefix({ONE: CHAIN}, 0.0) == {}
-    fleet.scheme(A, ONE)
-    assert fleet.longest_prefix({ONE: CHAIN}, 0.0) == {A: Held(7, 9)}
-    fleet.check()
-
-
-def test_a_changed_scheme_keeps_nothing() -> None:
-    fleet = FleetIndex()
-    fleet.scheme(A, ONE)
-    fleet.stored(A, Tier.GPU, CHAIN, None)
-    fleet.scheme(A, TWO)
-    assert fleet.blocks(A) == len(fleet) == 0
-    fleet.stored(A, Tier.GPU, CHAIN, None)
-    fleet.cleared(A)
-    assert fleet.blocks(A) == 0
-    fleet.stored(A, Tier.GPU, CHAIN, None)
-    fleet.forgotten(A)
-    assert (fleet.blocks(A), fleet.scheme_of(A)) == (0, TWO)
-    fleet.gone(A)
-    assert fleet.schemes() == []
-    fleet.check()
-
-
-def test_a_fleets_snapshot_restores_endpoints_of_all_schemes() -> None:
-    fleet = FleetIndex()
-    fleet.scheme(A, ONE)
-    fleet.scheme(B, TWO)
-    fleet.stored(A, Tier.GPU, CHAIN[:8], None)
-    fleet.stored(B, Tier.DISK, [1, 2, 3], None)
-    fleet.stored(C, Tier.GPU, [4], None)
-    again = FleetIndex()
-    again.restore(fleet.snapshot())
-    again.check()
-    assert again.longest_prefix({ONE: CHAIN, TWO: [1, 2]}, 0.0) == {A: Held(8, 8), B: Held(0, 2)}
-    assert again.held_by(C) == {4}
-    assert [again.scheme_of(name) for name in (A, B, C)] == [ONE, TWO, None]
-    with pytest.raises(ValueError, match="version"):
-        again.restore(msgspec.msgpack.encode([9, {}, []]))
