@@ -9,11 +9,13 @@ FORGET: Final = 0.98
 
 PRIOR_WEIGHT: Final = 6.0
 """Observations that the variant's presumed speed counts for; they are never forgotten, which keeps
-the fit defined when every prompt has the same length."""
+the fit defined when every prompt has the same length. They are taken to be as much slower or faster
+as all that was observed: a wrong presumption of the speed must not look like one of its shape."""
 
 BOUND: Final = 8.0
-"""Fitted slopes stay within this factor of the presumed ones: an endpoint that stands still for
-other reasons (a full KV cache, a stalled host) must not teach us that prompts never end."""
+"""Observed times and fitted slopes stay within this factor of the presumed ones: an endpoint that
+stands still for other reasons (a full KV cache, a stalled host) must not teach us that prompts
+never end, or it would never be tried again."""
 
 FIXED_MS: Final = 15.0
 """Presumed milliseconds that any prefill takes however short: one step of a mid-size model."""
@@ -59,6 +61,8 @@ class PrefillSpeed:
 
     def observe(self, tokens: float, pairs: float, elapsed_ms: float) -> None:
         """Learn that computing ``tokens`` with ``pairs`` of attention took ``elapsed_ms``."""
+        presumed_ms = self._presumed_ms * (tokens + pairs / EVEN_TOKENS) + FIXED_MS
+        elapsed_ms = min(elapsed_ms, BOUND * presumed_ms)
         self._sums = [value * FORGET for value in self._sums]
         _add(self._sums, 1.0, tokens, pairs, elapsed_ms)
         self._fit()
@@ -67,10 +71,16 @@ class PrefillSpeed:
         """Return the milliseconds that computing ``tokens`` with ``pairs`` should take."""
         return self.fixed_ms + self.per_token_ms * tokens + self.per_pair_ms * pairs
 
+    def _slower_ratio(self) -> float:
+        """Return the time that all took over what it was presumed to take."""
+        n, x, z = (a + b for a, b in zip(self._prior[:3], self._sums[:3], strict=True))
+        presumed = FIXED_MS * n + self._presumed_ms * (_TOKENS * x + _PAIRS / EVEN_TOKENS * z)
+        return (self._prior[6] + self._sums[6]) / presumed
+
     def _fit(self) -> None:
-        n, x, z, xx, xz, zz, y, xy, zy = (
-            a + b for a, b in zip(self._prior, self._sums, strict=True)
-        )
+        slower = self._slower_ratio()
+        prior = self._prior[:6] + [slower * value for value in self._prior[6:]]
+        n, x, z, xx, xz, zz, y, xy, zy = (a + b for a, b in zip(prior, self._sums, strict=True))
         # centred on the means, which leaves two equations
         sxx, sxz, szz = xx - x * x / n, xz - x * z / n, zz - z * z / n
         sxy, szy = xy - x * y / n, zy - z * y / n
