@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
-.PHONY: help serve setup setup-dev test check format lint docs results lock demo e2e-vllm bench-gateway bench-simulator bench-simulator-http bench-tokens
+.PHONY: help serve setup setup-dev test check format lint docs results lock demo e2e-vllm bench-gateway bench-routing bench-simulator bench-simulator-http bench-tokens
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ format: setup-dev ## Rewrite the code in the house format
 bench-gateway: setup-dev ## CPU, latency and memory beside smg, vllm-router and a bare relay
 	@scripts/install-system wrk gcc
 	@$(PY) -m bench.gateway
+
+bench-routing: setup-dev ## The router beside every rival, in the twin, on public traces (resumes where it was)
+	@$(PY) -m bench.routing
 
 bench-simulator-http: setup-dev ## What a streamed chunk costs the simulated engine
 	@$(PY) -m bench.simulator_http

@@ -69,7 +69,7 @@ def load_trace(path: Path, seed: int = 0) -> list[TraceRequest]:
         raise ConfigError(f"trace {path}: no such file")
     if path.suffix == ".csv":
         return load_azure(path)
-    first = next(_json_rows(path), None)
+    first = next(json_rows(path), None)
     if first is None:
         raise ConfigError(f"trace {path}: empty")
     fields = first[1]
@@ -95,8 +95,8 @@ def load_mooncake(path: Path, seed: int = 0) -> list[TraceRequest]:
         ConfigError: a line is malformed.
 
     """
-    rows = list(_json_rows(path))
-    stamps = [_number(where, row, "timestamp") / 1000.0 for where, row in rows]
+    rows = list(json_rows(path))
+    stamps = [number_in(where, row, "timestamp") / 1000.0 for where, row in rows]
     quantised = len(stamps) > 1 and all(
         abs(stamp - _QUANTUM_S * round(stamp / _QUANTUM_S)) <= _QUANTUM_SLACK_S for stamp in stamps
     )
@@ -151,11 +151,11 @@ def load_vllm_log(path: Path) -> list[TraceRequest]:
     """
     requests = [
         TraceRequest(
-            _number(where, row, "arrival_time"),
+            number_in(where, row, "arrival_time"),
             _count(where, row, "input_toks"),
             _count(where, row, "output_toks"),
         )
-        for where, row in _json_rows(path)
+        for where, row in json_rows(path)
     ]
     return _from_zero(requests, path)
 
@@ -168,20 +168,20 @@ def load_plain(path: Path) -> list[TraceRequest]:
 
     """
     requests = []
-    for where, row in _json_rows(path):
+    for where, row in json_rows(path):
         session = row.get("session")
         if session is not None and not isinstance(session, str):
             raise ConfigError(f"{where}: session must be a string")
         requests.append(
             TraceRequest(
-                _number(where, row, "arrival_s"),
+                number_in(where, row, "arrival_s"),
                 _count(where, row, "prompt_tokens"),
                 _count(where, row, "output_tokens"),
                 _ids(where, row, "hash_ids") if "hash_ids" in row else (),
                 _count(where, row, "hash_block_tokens") if "hash_block_tokens" in row else 512,
                 _ids(where, row, "output_hash_ids") if "output_hash_ids" in row else (),
                 session,
-                int(_number(where, row, "priority")) if "priority" in row else 0,
+                int(number_in(where, row, "priority")) if "priority" in row else 0,
             )
         )
     return _from_zero(requests, path)
@@ -196,7 +196,13 @@ def _from_zero(requests: list[TraceRequest], path: Path) -> list[TraceRequest]:
     return [replace(request, arrival_s=request.arrival_s - start_s) for request in requests]
 
 
-def _json_rows(path: Path) -> Iterator[_Row]:
+def json_rows(path: Path) -> Iterator[_Row]:
+    """Yield where each line is (``file:line``) and its JSON object; empty lines are skipped.
+
+    Raises:
+        ConfigError: a line is not a JSON object.
+
+    """
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
@@ -211,7 +217,13 @@ def _json_rows(path: Path) -> Iterator[_Row]:
             yield where, row
 
 
-def _number(where: str, row: Mapping[str, object], field: str) -> float:
+def number_in(where: str, row: Mapping[str, object], field: str) -> float:
+    """Return a number of a line, given as such or as a CSV cell.
+
+    Raises:
+        ConfigError: it is missing or not a number.
+
+    """
     value = row.get(field)
     if isinstance(value, str):  # a CSV cell
         try:
@@ -224,7 +236,7 @@ def _number(where: str, row: Mapping[str, object], field: str) -> float:
 
 
 def _count(where: str, row: Mapping[str, object], field: str, least: int = 1) -> int:
-    value = _number(where, row, field)
+    value = number_in(where, row, field)
     if value != int(value) or value < least:
         raise ConfigError(f"{where}: {field} must be a whole number >= {least}, not {value:g}")
     return int(value)
