@@ -19,8 +19,8 @@ from bench.result import RESULTS_DIR, Result, write_result
 from bench.routing import verdicts
 from bench.routing.cache import RunCache
 from bench.routing.capacity import rate_rps
-from bench.routing.cells import FINALISTS, Compared, Plan, compare
-from bench.routing.contenders import CONTENDERS, OURS, is_oracle
+from bench.routing.cells import FINALISTS, SUSTAINED_RATIO, Compared, Plan, compare
+from bench.routing.contenders import CONTENDERS, OURS, STRONG, is_oracle
 from bench.routing.fleets import FLEETS, MODEL
 from bench.routing.picture import draw
 from bench.routing.runs import WARM_UP_RATIO
@@ -127,16 +127,16 @@ def _notes(plan: Plan) -> list[str]:
     fleets = ", ".join(f"{name}: {' '.join(FLEETS[name])}" for name in plan.fleets)
     return [
         f"Fleets of 8 simulated engines serving {MODEL}: {fleets}.",
-        "100 % is the highest rate (on a grid of 2.5 %) at which three quarters of the requests "
-        "meet both targets under the best policy; the strong policies are tried with the first "
-        "seed, the best of them with the others.",
+        f"100 % is the highest rate (on a grid of 2.5 %) at which the best policy serves "
+        f"{SUSTAINED_RATIO:.0%} of the requests within both targets; {', '.join(STRONG)} are tried "
+        "with the first seed, the best of them with the others.",
         f"SLO: TPOT <= {TPOT_LIMIT_S * 1000:g} ms and TTFT <= {limits}.",
         f"The first {WARM_UP_RATIO:.0%} of a run's requests warm the caches and are not counted.",
         "A seed is another window of the trace, or other sessions. Ratios are geometric means "
         "over seeds of ours over the rival's on the same requests; the spread of a ratio is its "
         "95 % confidence interval by the t-distribution.",
-        f"Rivals: {', '.join(best)}. All run with the first seed; the {FINALISTS} best of a cell by "
-        f"mean TTFT and the {FINALISTS} best by goodput run with the others too, and the best "
+        f"Rivals: {', '.join(best)}. All run with the first seed; the {FINALISTS} best of a cell "
+        f"by mean TTFT and the {FINALISTS} best by goodput run with the others too, and the best "
         "rival of a metric is one of those.",
         "Oracle forms know the engines' true state without delay; they are shown in routing.csv, "
         "with the first seed only, and never count as the best rival.",

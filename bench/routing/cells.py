@@ -20,6 +20,9 @@ Figures = Mapping[str, float]
 FINALISTS: Final = 4
 """How many rivals by each of two figures go on to the other seeds."""
 
+SUSTAINED_RATIO: Final = 0.75
+"""Share of requests that must meet both targets for a rate to count as sustained."""
+
 _HINT: Final = 0.6
 """Where the search begins: so much of what the fleet could prefill if nothing were ever cached."""
 
