@@ -42,6 +42,9 @@ class DecisionSummary(BaseModel):
     age_s: float = Field(description="Seconds since it was made.")
     model: str
     endpoint: str
+    prefill_endpoint: str | None = Field(
+        description="Where its prompt was to be computed, if elsewhere."
+    )
     attempt: int = Field(description="How many times the request had been sent before.")
     candidates: int = Field(description="Endpoints that were costed.")
     cost: float = Field(description="What the chosen endpoint would cost, in `unit`.")
@@ -109,7 +112,6 @@ def add_explaining(
 
 def _summary(record: RecordedDecision, now_s: float) -> DecisionSummary:
     best = record.ranking[0]
-    chosen = next(c for c in record.candidates if c.endpoint_id == record.endpoint_id)
     happened = record.happened
     usage = None if happened is None else happened.usage
     return DecisionSummary(
@@ -117,12 +119,13 @@ def _summary(record: RecordedDecision, now_s: float) -> DecisionSummary:
         age_s=now_s - record.now_s,
         model=record.model,
         endpoint=record.endpoint_id,
+        prefill_endpoint=record.prefill_id,
         attempt=record.attempt,
         candidates=len(record.candidates),
         cost=best.cost,
         unit=record.unit,
         prompt_tokens=record.request.facts["prompt_tokens"],
-        cached_tokens=chosen.cached_tokens,
+        cached_tokens=record.candidate.cached_tokens,
         outcome=None if happened is None else happened.outcome,
         ttft_s=None if happened is None else happened.ttft_s,
         engine_cached_tokens=None if usage is None else usage.cached_tokens,

@@ -10,7 +10,7 @@ from headrace.core.errors import NoEndpoint
 from headrace.core.ids import EndpointId, RequestId
 from headrace.core.request import RouteRequest
 from router.memory import NO_MEMORY
-from router.policy import Candidate, Policy, Terms
+from router.policy import TIME_UNIT, Candidate, Policy, Terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,8 @@ def decide(
     """Choose an endpoint for ``request``: the one of least cost.
 
     Of several that cost the same, any; for a policy with a ``near_ratio`` about the same is enough,
-    and one that served the request's session last is preferred.
+    and one that served the request's session last is preferred. A pair that splits the request is
+    taken only where it costs less than every single endpoint, and only by policies that cost time.
 
     Args:
         request: The request to place.
@@ -58,6 +59,8 @@ def decide(
         NoEndpoint: if there is no candidate.
 
     """
+    if policy.unit != TIME_UNIT and candidates and candidates[-1].prefill_id is not None:
+        candidates = [c for c in candidates if c.prefill_id is None]
     if not candidates:
         raise NoEndpoint(f"no endpoint is ready for model {request.model!r}")
     terms = policy.costs(request, candidates, rng)
@@ -65,13 +68,11 @@ def decide(
     order = sorted(range(len(terms)), key=lambda i: terms[i].cost)
     least = terms[order[0]].cost
     assert least >= 0.0  # also false for NaN
-    near = 1
-    while near < len(order) and terms[order[near]].cost <= least * (1.0 + policy.near_ratio):
-        near += 1
-    if near > 1:
+    near = _near(order, terms, least * (1.0 + policy.near_ratio))
+    if len(near) > 1:
         sticky = policy.near_ratio > 0.0
-        known = [i for i in order[:near] if sticky and candidates[i].session_here]
-        best = known[0] if known else order[int(rng.random() * near)]
+        known = [i for i in near if sticky and candidates[i].session_here]
+        best = known[0] if known else near[int(rng.random() * len(near))]
         order.remove(best)
         order.insert(0, best)
     best = order[0]
@@ -83,3 +84,15 @@ def decide(
         candidates=candidates,
         memory=memory,
     )
+
+
+def _near(order: Sequence[int], terms: Sequence[Terms], most: float) -> list[int]:
+    """Return those that cost no more than ``most``; whether to split is not left to chance."""
+    split = terms[order[0]].prefill_id is not None
+    near: list[int] = []
+    for i in order:
+        if terms[i].cost > most:
+            break
+        if (terms[i].prefill_id is not None) == split:
+            near.append(i)
+    return near

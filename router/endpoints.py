@@ -19,6 +19,7 @@ class Endpoints:
         self._loaded: dict[EndpointId, frozenset[ModelName]] = {}
         self._names: dict[EndpointId, frozenset[ModelName]] = {}
         self._ready: list[EndpointView] = []
+        self._prefilled: frozenset[ModelName] = frozenset()
 
     def set(self, views: Iterable[EndpointView]) -> list[EndpointId]:
         """Replace the whole list; return those that lost what they held: vanished or down."""
@@ -38,6 +39,11 @@ class Endpoints:
             for view in self.all()
             if view.health is Health.READY and view.role is not Role.PREFILL
         ]
+        self._prefilled = frozenset(
+            model
+            for model, found in self._serving.items()
+            if any(view.role is Role.PREFILL for view in found)
+        )
         return [endpoint_id for endpoint_id in before if not self._alive(endpoint_id)]
 
     def _alive(self, endpoint_id: EndpointId) -> bool:
@@ -101,12 +107,37 @@ class Endpoints:
                 f"the model {request.model!r} does not exist; models served: {known}",
                 field="model",
             )
-        labels = request.labels
         return [
             view
             for view in views
-            if view.health is Health.READY
-            and view.role is not Role.PREFILL
-            and view.endpoint_id not in exclude
-            and (not labels or set(labels) <= set(view.labels))
+            if view.role is not Role.PREFILL and _may_take(view, request, exclude)
         ]
+
+    def that_may_prefill(
+        self, request: RouteRequest, exclude: frozenset[EndpointId]
+    ) -> list[EndpointView]:
+        """Return the endpoints that only prefill and may be given the request now, by id."""
+        if request.model not in self._prefilled:
+            return []
+        return [
+            view
+            for view in self._serving[request.model]
+            if view.role is Role.PREFILL and _may_take(view, request, exclude)
+        ]
+
+    def disaggregates(self, model: ModelName) -> bool:
+        """Return whether some endpoint only prefills for the model, whatever its health."""
+        return model in self._prefilled
+
+    def that_reply(self) -> frozenset[EndpointId]:
+        """Return the ids of all that do not only prefill."""
+        return frozenset(e for e, view in self._views.items() if view.role is not Role.PREFILL)
+
+
+def _may_take(view: EndpointView, request: RouteRequest, exclude: frozenset[EndpointId]) -> bool:
+    labels = request.labels
+    return (
+        view.health is Health.READY
+        and view.endpoint_id not in exclude
+        and (not labels or set(labels) <= set(view.labels))
+    )

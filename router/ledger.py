@@ -38,6 +38,11 @@ class _Entry:
     decoding: bool = False
     elsewhere: bool = False  # another gateway replica's: known late, so nothing is learned from it
 
+    @property
+    def fetched(self) -> bool:
+        """Whether its prompt comes computed from another endpoint, so that it never queues here."""
+        return self.miss_tokens == 0.0
+
 
 def resident_tokens(request: RouteRequest) -> float:
     """Return the KV tokens a request will need: its prompt and what its reply may come to."""
@@ -110,12 +115,17 @@ class EndpointLoad:
         """Add a request just sent here."""
         self.inflight += 1
         self.resident_tokens += entry.resident_tokens
+        if entry.fetched:
+            return
         self._queued[request_id] = entry
         self._queued_tokens += entry.miss_tokens
         self._queued_pairs += entry.miss_pairs
 
     def first_token(self, request_id: RequestId, entry: _Entry, now_s: float) -> None:
         """Move a request from queued to decoding, and learn from the time it took."""
+        if entry.fetched and not entry.decoding:
+            entry.decoding = True
+            self.decoding += 1
         if request_id not in self._queued:
             return
         since_s = max(self._progress_s, entry.dispatched_s)
@@ -185,6 +195,9 @@ class Ledger:
         self, request: RouteRequest, endpoint_id: EndpointId, cached_tokens: float, now_s: float
     ) -> Reserve:
         """Enter ``request`` as sent to ``endpoint_id``, whose load must have been asked for.
+
+        The last token of a prompt is always computed, so ``cached_tokens`` of the whole prompt
+        means that another endpoint computes it and this one fetches it.
 
         Raises:
             ValueError: if a request with that id is already in flight.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Protocol
+from typing import Final, Protocol
 
 from headrace.core.ids import EndpointId
 from headrace.core.request import RouteRequest
@@ -14,6 +14,9 @@ from headrace.core.request import RouteRequest
 @dataclass(slots=True)
 class Candidate:
     """One endpoint and all that is known of it for one decision; nobody changes it.
+
+    Or a pair of them: ``prefill_id`` computes the prompt and ``endpoint_id`` the reply. Then all
+    that tells when the prompt is computed is of the first, and the rest of the second.
 
     Not declared frozen only because a frozen one takes three times as long to make, and a decision
     makes one per endpoint.
@@ -36,6 +39,7 @@ class Candidate:
         load_ms: What loading the adapter costs that the request needs; 0 where it is loaded.
         session_here: Whether it served the request's session last.
         exact: Whether ``cached_tokens`` was told by the engine's events, not guessed.
+        prefill_id: The other endpoint that would compute the prompt, or None.
 
     """
 
@@ -53,6 +57,7 @@ class Candidate:
     load_ms: float = 0.0
     session_here: bool = False
     exact: bool = False
+    prefill_id: EndpointId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +65,27 @@ class Terms:
     """What one endpoint would cost; the sum is what the policy minimises.
 
     ``unit`` says in what: milliseconds for the default policy, so that a decision can be read as
-    "expected first token in 212 ms: 180 queue + 32 prefill".
+    "expected first token in 212 ms: 180 queue + 32 prefill". ``prefill_id`` is the candidate's.
     """
 
     endpoint_id: EndpointId
     cost: float
     parts: tuple[tuple[str, float], ...] = ()
+    prefill_id: EndpointId | None = None
+
+    @property
+    def name(self) -> str:
+        """What to call it: an endpoint, or a pair."""
+        return plan_name(self.endpoint_id, self.prefill_id)
+
+
+def plan_name(endpoint_id: EndpointId, prefill_id: EndpointId | None) -> str:
+    """Return what people call an endpoint, or a pair of which the first computes the prompt."""
+    return endpoint_id if prefill_id is None else f"{prefill_id} > {endpoint_id}"
+
+
+TIME_UNIT: Final = "ms"
+"""The unit of policies that cost time; only these can weigh a pair against one endpoint."""
 
 
 class Policy(Protocol):

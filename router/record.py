@@ -22,7 +22,7 @@ from headrace.core.request import RouteRequest
 from router.catalog import make_policy
 from router.decide import Decision, decide, tie_rng
 from router.memory import Remembering
-from router.policy import Candidate, Terms
+from router.policy import Candidate, Terms, plan_name
 
 _COUNTED: Final = ("blocks", "engine_blocks")
 """Fields of a request that tell what a prompt says; only their lengths are kept."""
@@ -102,6 +102,18 @@ class RecordedDecision:
     endpoint_id: EndpointId
     happened: Happened | None = None
 
+    @property
+    def prefill_id(self) -> EndpointId | None:
+        """Which endpoint was to compute the prompt, if another than the one chosen."""
+        best = self.ranking[0] if self.ranking else None
+        return None if best is None or best.endpoint_id != self.endpoint_id else best.prefill_id
+
+    @property
+    def candidate(self) -> Candidate:
+        """What was believed of the endpoint, or the pair, that was chosen."""
+        chosen = (self.endpoint_id, self.prefill_id)
+        return next(c for c in self.candidates if (c.endpoint_id, c.prefill_id) == chosen)
+
 
 def record_request(
     facts: tuple[Any, ...], blocks: int, engine_blocks: tuple[tuple[BlockScheme, int], ...]
@@ -164,18 +176,19 @@ def differences(record: RecordedDecision, again: Decision) -> list[str]:
     found: list[str] = []
     if record.unit != again.unit:
         found.append(f"costs were in {record.unit}, now in {again.unit}")
-    if record.endpoint_id != again.endpoint_id:
-        found.append(f"{record.endpoint_id} was chosen, now {again.endpoint_id}")
-    before = {terms.endpoint_id: terms for terms in record.ranking}
+    chosen = plan_name(record.endpoint_id, record.prefill_id)
+    if chosen != again.ranking[0].name:
+        found.append(f"{chosen} was chosen, now {again.ranking[0].name}")
+    before = {terms.name: terms for terms in record.ranking}
     for terms in again.ranking:
-        was = before.pop(terms.endpoint_id, None)
+        was = before.pop(terms.name, None)
         if was is None:
-            found.append(f"{terms.endpoint_id} was not ranked, now costs {terms.cost!r}")
+            found.append(f"{terms.name} was not ranked, now costs {terms.cost!r}")
         elif was != terms:
-            found.append(f"{terms.endpoint_id}: {_changes(was, terms)}")
-    found += [f"{endpoint_id} was ranked, now is not" for endpoint_id in before]
-    order = [terms.endpoint_id for terms in record.ranking]
-    if not found and order != [terms.endpoint_id for terms in again.ranking]:
+            found.append(f"{terms.name}: {_changes(was, terms)}")
+    found += [f"{name} was ranked, now is not" for name in before]
+    order = [terms.name for terms in record.ranking]
+    if not found and order != [terms.name for terms in again.ranking]:
         found.append("the order of equal costs is another")
     return found
 

@@ -5,10 +5,8 @@ One owner calls it, synchronously, with the time. The gateway and the twin use t
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
 
 from headrace.core.endpoint import BlockScheme, EndpointView
 from headrace.core.errors import ModelNotFound, NoEndpoint
@@ -16,19 +14,18 @@ from headrace.core.ids import EndpointId, ModelName, RequestId
 from headrace.core.record import Usage
 from headrace.core.request import RouteRequest
 from kvcache.index import IndexLimits
+from router.candidates import Candidates, Sessions
 from router.catalog import DEFAULT_POLICY, make_policy
 from router.decide import Decision, decide, tie_rng
+from router.disaggregation import prefill_half
 from router.endpoints import Endpoints
 from router.held import Held, HeldRequests, HoldLimits, Opening
 from router.ledger import Ledger, resident_tokens
 from router.memory import memory_reader
 from router.others import OtherReplicas
-from router.policy import Candidate
-from router.prefixes import NOTHING, Cached, Prefixes
+from router.policy import TIME_UNIT, Candidate
+from router.prefixes import Cached, Prefixes
 from router.reserve import ReserveObserver
-
-SESSIONS_LIMIT: Final = 50_000
-"""Most sessions of which the last endpoint is remembered; about 250 bytes each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +55,7 @@ class _Sent:
     request: RouteRequest
     endpoint_id: EndpointId
     cached_tokens: float
+    half_id: RequestId | None = None  # of its prompt's half, if another endpoint has that
 
 
 class Router:
@@ -95,7 +93,10 @@ class Router:
         self._ledger = Ledger()
         self._held = HeldRequests(self._options.hold)
         self._sent: dict[RequestId, _Sent] = {}
-        self._sessions: OrderedDict[str, EndpointId] = OrderedDict()
+        self._sessions = Sessions()
+        self._known = Candidates(
+            self._endpoints, self._ledger, self.prefixes, self._sessions, self._options.time_scale
+        )
         self.others = OtherReplicas(
             self._ledger, self.prefixes, self._endpoints, self._options.time_scale
         )
@@ -114,7 +115,7 @@ class Router:
         for view in self._endpoints.all():
             if view.load is not None:
                 at_s = view.load.at_s * self.time_scale
-                load = self._ledger.load(view.endpoint_id, self._presumed(view))
+                load = self._known.load(view)
                 load.reported(replace(view.load, at_s=at_s), view.speed.kv_tokens)
 
     def endpoint(self, endpoint_id: EndpointId) -> EndpointView:
@@ -132,6 +133,10 @@ class Router:
     def serving(self, model: ModelName) -> Sequence[EndpointView]:
         """Return the endpoints that serve a model or can load it, whatever their health, by id."""
         return self._endpoints.serving(model)
+
+    def disaggregates(self, model: ModelName) -> bool:
+        """Return whether some endpoint only computes prompts for a model, whatever its health."""
+        return self._endpoints.disaggregates(model)
 
     # Placing.
 
@@ -184,7 +189,7 @@ class Router:
             if not any(self._room(view, engine_s) >= tokens for view in views):
                 self._held.add(Held(request, exclude, engine_s, tokens, cached, attempt))
                 return None
-        candidates = [self._candidate(view, request, cached, engine_s) for view in views]
+        candidates = self._candidates(request, views, cached, exclude, engine_s)
         decision = self._decide(request, candidates, attempt)
         self.dispatched(request, decision, now_s)
         return decision
@@ -214,7 +219,7 @@ class Router:
     ) -> Decision | None:
         request, exclude = held.request, held.exclude
         if only is not None:
-            exclude |= self._endpoints.ids() - only
+            exclude |= self._endpoints.that_reply() - only
         try:
             decision = self.choose(request, now_s, exclude, attempt=held.attempt)
         except (ModelNotFound, NoEndpoint):
@@ -255,11 +260,22 @@ class Router:
 
         """
         engine_s = now_s * self.time_scale
+        views = self._endpoints.that_may_serve(request, exclude)
         cached = self.prefixes.cached(request, engine_s)
-        return [
-            self._candidate(view, request, cached, engine_s)
-            for view in self._endpoints.that_may_serve(request, exclude)
-        ]
+        return self._candidates(request, views, cached, exclude, engine_s)
+
+    def _candidates(
+        self,
+        request: RouteRequest,
+        views: Sequence[EndpointView],
+        cached: Mapping[EndpointId, Cached],
+        exclude: frozenset[EndpointId],
+        engine_s: float,
+    ) -> list[Candidate]:
+        found = self._known.of(request, views, cached, engine_s)
+        if request.may_split and self._policy.unit == TIME_UNIT:
+            found += self._known.pairs(request, found, cached, exclude, engine_s)
+        return found
 
     # Keeping count.
 
@@ -271,15 +287,25 @@ class Router:
 
         """
         endpoint_id, candidate = decision.endpoint_id, decision.candidate
+        if candidate.prefill_id is None:
+            self._reserve(request, endpoint_id, candidate.cached_tokens, now_s)
+        else:
+            whole = float(request.prompt_tokens)
+            half = prefill_half(request)
+            self._reserve(request, endpoint_id, whole, now_s)
+            sent = self._sent[request.request_id]
+            sent.half_id, sent.cached_tokens = half.request_id, 0.0  # it is not asked for its own
+            self._reserve(half, candidate.prefill_id, candidate.cached_tokens, now_s)
+        self._sessions.went(request.session, endpoint_id)
+
+    def _reserve(
+        self, request: RouteRequest, endpoint_id: EndpointId, cached_tokens: float, now_s: float
+    ) -> None:
         engine_s = now_s * self.time_scale
-        reserve = self._ledger.dispatched(request, endpoint_id, candidate.cached_tokens, engine_s)
-        self._sent[request.request_id] = _Sent(request, endpoint_id, candidate.cached_tokens)
-        self.prefixes.sent(endpoint_id, request, candidate.kv_tokens, engine_s)
-        if request.session is not None:
-            self._sessions[request.session] = endpoint_id
-            self._sessions.move_to_end(request.session)
-            if len(self._sessions) > SESSIONS_LIMIT:
-                self._sessions.popitem(last=False)
+        reserve = self._ledger.dispatched(request, endpoint_id, cached_tokens, engine_s)
+        self._sent[request.request_id] = _Sent(request, endpoint_id, cached_tokens)
+        kv_tokens = self._endpoints.get(endpoint_id).speed.kv_tokens
+        self.prefixes.sent(endpoint_id, request, kv_tokens, engine_s)
         if self._observer is not None:
             self._observer.on_dispatched(
                 replace(
@@ -290,6 +316,20 @@ class Router:
                     engine_blocks=request.engine_blocks,
                 )
             )
+
+    def prefilled(self, request_id: RequestId, now_s: float, usage: Usage | None = None) -> None:
+        """Note that the first of a pair has computed a prompt: the second takes over now.
+
+        Changes nothing for a request that is not split. ``usage`` is as for ``released``.
+        """
+        sent = self._sent.get(request_id)
+        if sent is None or sent.half_id is None:
+            return
+        self.first_token(sent.half_id, now_s)
+        self.released(sent.half_id, now_s, usage)
+        sent.half_id = None
+        if not sent.request.first_token_seen:
+            self.first_token(request_id, now_s)
 
     def first_token(self, request_id: RequestId, now_s: float) -> None:
         """Note that the first token of ``request_id`` came; later calls change nothing."""
@@ -306,6 +346,8 @@ class Router:
         sent = self._sent.pop(request_id, None)
         if sent is not None and usage is not None:
             self.prefixes.answered(sent.endpoint_id, sent.request, sent.cached_tokens, usage)
+        if sent is not None and sent.half_id is not None:
+            self.released(sent.half_id, now_s)
         if self._observer is not None:
             self._observer.on_released(request_id, now_s)
 
@@ -325,9 +367,6 @@ class Router:
 
     # Small things.
 
-    def _presumed(self, view: EndpointView) -> float:
-        return view.speed.prefill_tokens_per_s / self.time_scale
-
     def _decide(
         self, request: RouteRequest, candidates: Sequence[Candidate], attempt: int
     ) -> Decision:
@@ -336,7 +375,7 @@ class Router:
 
     def _room(self, view: EndpointView, engine_s: float) -> float:
         """Return the KV tokens that an endpoint may be given now; below zero when it is full."""
-        load = self._ledger.load(view.endpoint_id, self._presumed(view))
+        load = self._known.load(view)
         if load.inflight == 0:
             return float("inf")
         limits = self._options.hold
@@ -349,35 +388,6 @@ class Router:
         for view in self._endpoints.ready():
             room = self._room(view, engine_s)
             if room > 0.0:
-                speed = self._ledger.load(view.endpoint_id, self._presumed(view)).speed
+                speed = self._known.load(view).speed
                 openings.append(Opening(view.endpoint_id, room, speed.fixed_ms, speed.per_token_ms))
         return openings
-
-    def _candidate(
-        self,
-        view: EndpointView,
-        request: RouteRequest,
-        cached: Mapping[EndpointId, Cached],
-        engine_s: float,
-    ) -> Candidate:
-        endpoint_id, speed = view.endpoint_id, view.speed
-        load = self._ledger.load(endpoint_id, self._presumed(view))
-        held = cached.get(endpoint_id, NOTHING)
-        fit = load.speed
-        loaded = self._endpoints.loaded(endpoint_id, request.model)
-        return Candidate(
-            endpoint_id,
-            held.tokens,
-            load.inflight,
-            load.decoding,
-            load.queued_ms(engine_s),
-            load.kv_tokens,
-            speed.kv_tokens,
-            fit.fixed_ms,
-            fit.per_token_ms,
-            fit.per_pair_ms,
-            (held.tokens - held.gpu_tokens) / speed.fetch_tokens_per_s * 1_000.0,
-            0.0 if loaded else speed.adapter_load_ms,
-            request.session is not None and self._sessions.get(request.session) == endpoint_id,
-            self.prefixes.exact(endpoint_id, request),
-        )

@@ -126,8 +126,8 @@ class Shadow:
             self.agreed += 1
             return
         self.disagreed += 1
-        costs = {terms.endpoint_id: terms.cost for terms in decision.ranking}
-        difference = costs[theirs.endpoint_id] - costs[ours.endpoint_id]
+        costs = {(t.endpoint_id, t.prefill_id): t.cost for t in decision.ranking}
+        difference = costs[theirs.endpoint_id, theirs.prefill_id] - decision.ranking[0].cost
         self.cost_difference += difference
         self._latest.append(
             Disagreement(

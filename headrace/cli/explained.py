@@ -11,7 +11,7 @@ from rich.text import Text
 
 from headrace.core.ids import EndpointId
 from router.decide import Decision
-from router.policy import Candidate, Terms
+from router.policy import Candidate, Terms, plan_name
 from router.record import RecordedDecision, differences
 
 
@@ -103,26 +103,27 @@ def told(
 def why(ranking: Sequence[Terms], chosen: EndpointId, unit: str) -> str:
     """Return in one sentence why ``chosen`` won."""
     best = next(terms for terms in ranking if terms.endpoint_id == chosen)
-    rest = [terms for terms in ranking if terms.endpoint_id != chosen]
+    rest = [terms for terms in ranking if terms is not best]
+    name = best.name
     if not rest:
-        return f"{chosen} was the only candidate ({_amount(best.cost, unit)})."
+        return f"{name} was the only candidate ({_amount(best.cost, unit)})."
     equal = [terms for terms in rest if terms.cost == best.cost]
     cost = _amount(best.cost, unit)
     if equal:
-        names = _listed([terms.endpoint_id for terms in equal])
+        names = _listed([terms.name for terms in equal])
         return (
-            f"{chosen} was one of several that cost {cost}, with {names}: it served the session "
+            f"{name} was one of several that cost {cost}, with {names}: it served the session "
             "last, or chance took it."
         )
     second = min(rest, key=lambda terms: terms.cost)
-    beside = f"{_amount(second.cost, unit)} for {second.endpoint_id}"
+    beside = f"{_amount(second.cost, unit)} for {second.name}"
     if second.cost < best.cost:
         return (
-            f"{chosen} was taken at {cost}, about as good as {beside}: it served the session "
+            f"{name} was taken at {cost}, about as good as {beside}: it served the session "
             "last, or chance took it."
         )
     reasons = _reasons(best, second, unit)
-    return f"{chosen} won with {cost} against {beside}{reasons}."
+    return f"{name} won with {cost} against {beside}{reasons}."
 
 
 def _reasons(best: Terms, second: Terms, unit: str) -> str:
@@ -149,7 +150,8 @@ def _heading(record: RecordedDecision) -> str:
     attempt = f", attempt {record.attempt + 1}" if record.attempt else ""
     return (
         f"{record.request_id}: {facts['prompt_tokens']:,} prompt tokens for {record.model}, "
-        f"to {record.endpoint_id} of {len(record.candidates)}{attempt}"
+        f"to {plan_name(record.endpoint_id, record.prefill_id)} "
+        f"of {len(record.candidates)}{attempt}"
     )
 
 
@@ -161,10 +163,9 @@ def _happened(record: RecordedDecision) -> str:
     if happened.ttft_s is not None:
         said.append(f"first token after {happened.ttft_s * 1_000.0:,.1f} ms")
     if happened.usage is not None:
-        guess = next(c for c in record.candidates if c.endpoint_id == record.endpoint_id)
         said.append(
             f"{happened.usage.cached_tokens:,} of {happened.usage.prompt_tokens:,} prompt tokens "
-            f"were cached there ({guess.cached_tokens:,.0f} expected)"
+            f"were cached there ({record.candidate.cached_tokens:,.0f} expected)"
         )
     return f"What came of it: {', '.join(said)}."
 
@@ -185,15 +186,15 @@ def _costs(ranking: Sequence[Terms], top: int) -> Table:
     for terms in shown:
         parts = dict(terms.parts)
         cells = [f"{parts[name]:,.1f}" if name in parts else "" for name in names]
-        drawn.add_row(terms.endpoint_id, f"{terms.cost:,.1f}", *cells)
+        drawn.add_row(terms.name, f"{terms.cost:,.1f}", *cells)
     return drawn
 
 
 def _facts(record: RecordedDecision, top: int) -> Iterator[Table | Text]:
     """Draw what was believed of the endpoints: what tells them apart, then what is common."""
-    by_id = {candidate.endpoint_id: candidate for candidate in record.candidates}
-    shown = [by_id[terms.endpoint_id] for terms in record.ranking[:top]]
-    names = [f.name for f in fields(Candidate) if f.name != "endpoint_id"]
+    by_name = {plan_name(c.endpoint_id, c.prefill_id): c for c in record.candidates}
+    shown = [by_name[terms.name] for terms in record.ranking[:top]]
+    names = [f.name for f in fields(Candidate) if f.name not in ("endpoint_id", "prefill_id")]
     apart = [name for name in names if len({getattr(c, name) for c in shown}) > 1]
     if apart:
         drawn = Table()
@@ -201,7 +202,9 @@ def _facts(record: RecordedDecision, top: int) -> Iterator[Table | Text]:
         for name in apart:
             drawn.add_column(name.replace("_", " "), justify="right")
         for candidate in shown:
-            drawn.add_row(candidate.endpoint_id, *_cells(candidate, apart))
+            drawn.add_row(
+                plan_name(candidate.endpoint_id, candidate.prefill_id), *_cells(candidate, apart)
+            )
         yield drawn
     common = [name for name in names if name not in apart and getattr(shown[0], name)]
     values = zip(common, _cells(shown[0], common), strict=True)

@@ -33,6 +33,8 @@ class Speed:
         kv_tokens: Tokens its KV cache holds.
         fetch_tokens_per_s: Tokens per second brought back from a lower cache tier: 128 KiB each,
             as of an 8B model, over half of a 16-lane PCIe 4.0 slot.
+        transfer_tokens_per_s: Tokens per second whose KV it takes from another endpoint: 128 KiB
+            each over half of a 200 Gbit/s link.
         adapter_load_ms: Time to load an adapter that it does not have.
 
     """
@@ -40,6 +42,7 @@ class Speed:
     prefill_tokens_per_s: float = 8_000.0
     kv_tokens: int = 400_000
     fetch_tokens_per_s: float = 100_000.0
+    transfer_tokens_per_s: float = 100_000.0
     adapter_load_ms: float = 500.0
 
 

@@ -30,6 +30,7 @@ class RouteRequest:
         first_token_seen: Whether its first token will be reported; a reply that is not streamed
             shows nothing before its end.
         labels: What the endpoint must be labelled with, if anything.
+        may_split: Whether one endpoint may compute its prompt and another its reply.
         engine_blocks: Per block scheme, the hashes of the prompt's full engine blocks as KV events
             carry them, first block first; empty where nobody tokenised the prompt.
 
@@ -45,6 +46,7 @@ class RouteRequest:
     priority: int = 0
     first_token_seen: bool = True
     labels: tuple[tuple[str, str], ...] = ()
+    may_split: bool = False
     engine_blocks: Mapping[BlockScheme, Sequence[int]] = field(
         default_factory=lambda: NO_ENGINE_BLOCKS
     )

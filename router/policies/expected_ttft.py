@@ -9,12 +9,18 @@ from typing import Final
 from typing_extensions import override
 
 from headrace.core.request import RouteRequest
-from router.policy import Candidate, Policy, Terms
+from router.policy import TIME_UNIT, Candidate, Policy, Terms
 from router.speed import token_pairs
 
 DECODE_HARM_MS: Final = 2.0
 """Milliseconds charged per sequence already decoding there: our prefill delays its tokens, and ours
 will share its steps. Small against any queue; it spreads requests that nothing else tells apart."""
+
+STALL_RATIO: Final = 0.1
+"""Milliseconds charged per millisecond of our prefill and sequence decoding there, where another
+endpoint could compute the prompt: no token of theirs comes meanwhile. Counted in full it would make
+a first token wait for seconds to spare fifty replies that many milliseconds; see
+docs/policies/disaggregation.md for what other weights give."""
 
 PRESSURE_MS: Final = 600.0
 """Weight of the barrier ``u / (1 - u)`` on KV use ``u``: an endpoint about to preempt looks as
@@ -38,7 +44,7 @@ class ExpectedTtft(Policy):
     Queue ahead + adapter load + transfer + prefill of the miss + harm + risk of preemption.
     """
 
-    unit = "ms"
+    unit = TIME_UNIT
     holds = True
     near_ratio = NEAR_RATIO
 
@@ -47,25 +53,38 @@ class ExpectedTtft(Policy):
         self, request: RouteRequest, candidates: Sequence[Candidate], rng: Random
     ) -> list[Terms]:
         prompt_tokens = request.prompt_tokens
-        return [self._terms(prompt_tokens, candidate) for candidate in candidates]
+        # pairs, where there are any, come last
+        stall_ratio = STALL_RATIO if candidates and candidates[-1].prefill_id is not None else 0.0
+        return [time_terms(prompt_tokens, candidate, stall_ratio) for candidate in candidates]
 
-    @staticmethod
-    def _terms(prompt_tokens: int, c: Candidate) -> Terms:
-        miss = max(0.0, prompt_tokens - c.cached_tokens)
-        pairs = token_pairs(miss, c.cached_tokens)
-        prefill = c.fixed_ms + miss * c.per_token_ms + pairs * c.per_pair_ms
-        harm = DECODE_HARM_MS * c.decoding
-        used = min(FULL_RATIO, (c.resident_tokens + prompt_tokens) / c.kv_tokens)
-        pressure = PRESSURE_MS * used / (1.0 - used)
-        return Terms(
-            c.endpoint_id,
-            c.queued_ms + c.load_ms + c.transfer_ms + prefill + harm + pressure,
-            (
-                ("queue", c.queued_ms),
-                ("adapter", c.load_ms),
-                ("transfer", c.transfer_ms),
-                ("prefill", prefill),
-                ("decode", harm),
-                ("kv", pressure),
-            ),
-        )
+
+def time_terms(prompt_tokens: int, c: Candidate, stall_ratio: float = 0.0) -> Terms:
+    """Return the cost of one candidate in milliseconds.
+
+    Args:
+        prompt_tokens: The prompt's length.
+        c: The candidate.
+        stall_ratio: Weight of the milliseconds for which the prefill holds up each reply there.
+
+    """
+    miss = max(0.0, prompt_tokens - c.cached_tokens)
+    pairs = token_pairs(miss, c.cached_tokens)
+    prefill = c.fixed_ms + miss * c.per_token_ms + pairs * c.per_pair_ms
+    harm = DECODE_HARM_MS * c.decoding
+    if c.prefill_id is None:
+        harm += stall_ratio * prefill * c.decoding
+    used = min(FULL_RATIO, (c.resident_tokens + prompt_tokens) / c.kv_tokens)
+    pressure = PRESSURE_MS * used / (1.0 - used)
+    return Terms(
+        c.endpoint_id,
+        c.queued_ms + c.load_ms + c.transfer_ms + prefill + harm + pressure,
+        (
+            ("queue", c.queued_ms),
+            ("adapter", c.load_ms),
+            ("transfer", c.transfer_ms),
+            ("prefill", prefill),
+            ("decode", harm),
+            ("kv", pressure),
+        ),
+        c.prefill_id,
+    )

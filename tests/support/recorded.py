@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 from hypothesis import strategies as st
 
@@ -87,14 +87,17 @@ def candidates(draw: st.DrawFn, most: int = 9) -> tuple[Candidate, ...]:
     """Candidates in order of id, many of them equal in all that is known of them."""
     count = draw(st.integers(1, most))
     kinds = draw(st.lists(_facts(), min_size=1, max_size=3))
-    return tuple(candidate(f"e{i}", **draw(st.sampled_from(kinds))) for i in range(count))
+    single = [candidate(f"e{i}", **draw(st.sampled_from(kinds))) for i in range(count)]
+    pairs = draw(st.integers(0, min(2, count)))
+    return (*single, *(replace(c, prefill_id=EndpointId("p")) for c in single[:pairs]))
 
 
 @st.composite
 def _facts(draw: st.DrawFn) -> dict[str, float]:
     """Any value for every field that there is, of the field's type."""
     kinds = {"float": _AMOUNTS, "int": st.integers(1, 10**6), "bool": st.booleans()}
-    return {f.name: draw(kinds[str(f.type)]) for f in fields(Candidate) if f.name != "endpoint_id"}
+    names = {f.name: str(f.type) for f in fields(Candidate)}
+    return {name: draw(kinds[kind]) for name, kind in names.items() if kind in kinds}
 
 
 @st.composite

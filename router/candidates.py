@@ -1,0 +1,123 @@
+"""What is believed of endpoints, put together for one decision. Pure."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from headrace.core.endpoint import EndpointView
+from headrace.core.ids import EndpointId
+from headrace.core.request import RouteRequest
+from router.disaggregation import pairs
+from router.endpoints import Endpoints
+from router.ledger import EndpointLoad, Ledger
+from router.policy import Candidate
+from router.prefixes import NOTHING, Cached, Prefixes
+
+SESSIONS_LIMIT: Final = 50_000
+"""Most sessions of which the last endpoint is remembered; about 250 bytes each."""
+
+
+class Sessions:
+    """Which endpoint served a session last; the sessions seen last are remembered."""
+
+    def __init__(self) -> None:
+        self._last: OrderedDict[str, EndpointId] = OrderedDict()
+
+    def went(self, session: str | None, endpoint_id: EndpointId) -> None:
+        """Note where a request of the session was sent."""
+        if session is None:
+            return
+        self._last[session] = endpoint_id
+        self._last.move_to_end(session)
+        if len(self._last) > SESSIONS_LIMIT:
+            self._last.popitem(last=False)
+
+    def last(self, session: str | None) -> EndpointId | None:
+        """Return where its last request was sent, if that is known."""
+        return None if session is None else self._last.get(session)
+
+
+class Candidates:
+    """Makes candidates of endpoints, from a router's books."""
+
+    def __init__(
+        self,
+        endpoints: Endpoints,
+        ledger: Ledger,
+        prefixes: Prefixes,
+        sessions: Sessions,
+        time_scale: float,
+    ) -> None:
+        self._endpoints = endpoints
+        self._ledger = ledger
+        self._prefixes = prefixes
+        self._sessions = sessions
+        self._time_scale = time_scale
+
+    def load(self, view: EndpointView) -> EndpointLoad:
+        """Return what is in flight on an endpoint, made when first asked for."""
+        presumed = view.speed.prefill_tokens_per_s / self._time_scale
+        return self._ledger.load(view.endpoint_id, presumed)
+
+    def of(
+        self,
+        request: RouteRequest,
+        views: Sequence[EndpointView],
+        cached: Mapping[EndpointId, Cached],
+        engine_s: float,
+    ) -> list[Candidate]:
+        """Return what is known of each endpoint, in the order given."""
+        last = self._sessions.last(request.session)
+        return [self._of(view, request, cached, last, engine_s) for view in views]
+
+    def pairs(
+        self,
+        request: RouteRequest,
+        replying: Sequence[Candidate],
+        cached: Mapping[EndpointId, Cached],
+        exclude: frozenset[EndpointId],
+        engine_s: float,
+    ) -> list[Candidate]:
+        """Return pairs that could share a request; the second of each is one of ``replying``."""
+        views = self._endpoints.that_may_prefill(request, exclude)
+        if not views or not replying:
+            return []
+        speeds = [self._endpoints.get(c.endpoint_id).speed for c in replying]
+        return pairs(
+            request.prompt_tokens,
+            self.of(request, views, cached, engine_s),
+            replying,
+            [speed.transfer_tokens_per_s for speed in speeds],
+        )
+
+    def _of(
+        self,
+        view: EndpointView,
+        request: RouteRequest,
+        cached: Mapping[EndpointId, Cached],
+        last: EndpointId | None,
+        engine_s: float,
+    ) -> Candidate:
+        endpoint_id, speed = view.endpoint_id, view.speed
+        load = self.load(view)
+        held = cached.get(endpoint_id, NOTHING)
+        fit = load.speed
+        loaded = self._endpoints.loaded(endpoint_id, request.model)
+        return Candidate(
+            endpoint_id,
+            held.tokens,
+            load.inflight,
+            load.decoding,
+            load.queued_ms(engine_s),
+            load.kv_tokens,
+            speed.kv_tokens,
+            fit.fixed_ms,
+            fit.per_token_ms,
+            fit.per_pair_ms,
+            (held.tokens - held.gpu_tokens) / speed.fetch_tokens_per_s * 1_000.0,
+            0.0 if loaded else speed.adapter_load_ms,
+            last == endpoint_id,
+            self._prefixes.exact(endpoint_id, request),
+        )
