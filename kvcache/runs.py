@@ -18,6 +18,11 @@ WORD: Final = "Q"
 
 _RUNS_AT_ONCE: Final = 64
 
+_PARTS: Final = 256
+_PART: Final = _PARTS - 1
+"""Blocks are kept in this many dicts, by their last bits, since a dict stops everything while it
+grows: one of five million entries for 0.2 s (bench/index.py)."""
+
 
 class Runs:
     """Block hash -> run -> bit mask of holders. One owner; an endpoint is one bit of the mask.
@@ -27,7 +32,8 @@ class Runs:
     """
 
     def __init__(self) -> None:
-        self._run_of: dict[int, int] = {}
+        self._run_of: list[dict[int, int]] = [{} for _ in range(_PARTS)]
+        self._count = 0
         self._path: dict[int, array[int]] = {}
         self._mask: dict[int, int] = {}  # in order of use, oldest first
         self._held: dict[int, int] = {}
@@ -35,7 +41,7 @@ class Runs:
 
     def __len__(self) -> int:
         """Return the number of distinct blocks."""
-        return len(self._run_of)
+        return self._count
 
     @property
     def runs(self) -> int:
@@ -48,7 +54,7 @@ class Runs:
 
     def holders(self, block: int) -> int:
         """Return the mask of those who hold ``block``."""
-        run = self._run_of.get(block)
+        run = self._run_of[block & _PART].get(block)
         return 0 if run is None else self._mask[run]
 
     def stored(self, bit: int, blocks: Sequence[int], parent: int | None = None) -> None:
@@ -62,7 +68,7 @@ class Runs:
         """
         run_of, at, end = self._run_of, 0, len(blocks)
         while at < end:
-            run = run_of.get(blocks[at])
+            run = run_of[blocks[at] & _PART].get(blocks[at])
             before = blocks[at - 1] if at else parent
             if run is None:
                 at += self._add(bit, blocks, at, before)
@@ -81,14 +87,16 @@ class Runs:
         at, end, gone = 0, len(blocks), 0
         while at < end:
             block = blocks[at]
-            run = run_of.get(block)
+            part = run_of[block & _PART]
+            run = part.get(block)
             if run is None or not masks[run] & bit:
                 at += 1
                 continue
             path = paths[run]
             if path[-1] == block and masks[run] == bit:  # engines evict the end of a prefix first
                 path.pop()
-                del run_of[block]
+                del part[block]
+                self._count -= 1
                 if not path:
                     del paths[run], masks[run]
                 at += 1
@@ -116,7 +124,7 @@ class Runs:
 
         """
         first = blocks[at]
-        run = self._run_of.get(first)
+        run = self._run_of[first & _PART].get(first)
         if run is None:
             return -1, 0, 1
         path = self._path[run]
@@ -154,11 +162,11 @@ class Runs:
         if path[-1] != blocks[at - 1] or rest[0] != blocks[at]:
             return None
         if len(path) < len(rest):
-            self._run_of.update(dict.fromkeys(path, after))
+            self._rename(path, after)
             rest[:0] = path
             kept, gone = after, run
         else:
-            self._run_of.update(dict.fromkeys(rest, run))
+            self._rename(rest, run)
             path.extend(rest)
             kept, gone = run, after
         del self._path[gone], self._mask[gone]
@@ -196,22 +204,29 @@ class Runs:
             for block in path:
                 assert block not in run_of, "a block is in two runs"
                 run_of[block] = run
-        assert run_of == self._run_of
+        for number, part in enumerate(self._run_of):
+            for block, run in part.items():
+                assert block & _PART == number
+                assert run_of.pop(block) == run
+        assert not run_of, "a block cannot be found"
+        assert self._count == sum(map(len, self._path.values()))
         assert held == {bit: count for bit, count in self._held.items() if count}
 
     def _add(self, bit: int, blocks: Sequence[int], at: int, before: int | None) -> int:
         """Add the blocks from ``at`` on that nobody holds, up to one that is held."""
         run_of = self._run_of
-        run = -1 if before is None else run_of.get(before, -1)
+        run = -1 if before is None else run_of[before & _PART].get(before, -1)
         if run < 0 or self._mask[run] != bit or self._path[run][-1] != before:
             run = self._new(bit, array(WORD))
         end, stop = at, len(blocks)
         while end < stop:
             block = blocks[end]
-            if block in run_of:
+            part = run_of[block & _PART]
+            if block in part:
                 break
-            run_of[block] = run
+            part[block] = run
             end += 1
+        self._count += end - at
         self._path[run].extend(blocks[at:end])
         self._held[bit] = self._held.get(bit, 0) + end - at
         return end - at
@@ -253,7 +268,7 @@ class Runs:
             moved = path[at:]
             del path[at:]
         new = self._new(self._mask[run], moved)
-        self._run_of.update(dict.fromkeys(moved, new))
+        self._rename(moved, new)
         return (new, run) if at * 2 < len(path) + len(moved) else (run, new)
 
     def _new(self, mask: int, path: array[int]) -> int:
@@ -261,6 +276,11 @@ class Runs:
         self._path[run] = path
         self._mask[run] = mask
         return run
+
+    def _rename(self, path: array[int], run: int) -> None:
+        run_of = self._run_of
+        for block in path:
+            run_of[block & _PART][block] = run
 
     def _leave(self, run: int, bit: int) -> None:
         left = self._mask[run] & ~bit
@@ -270,9 +290,10 @@ class Runs:
             self._delete(run)
 
     def _delete(self, run: int) -> None:
-        run_of = self._run_of
-        for block in self._path.pop(run):
-            del run_of[block]
+        path, run_of = self._path.pop(run), self._run_of
+        for block in path:
+            del run_of[block & _PART][block]
+        self._count -= len(path)
         del self._mask[run]
 
     def _drop_end(self, run: int, most: int) -> int:
