@@ -279,6 +279,8 @@ class PrefixIndex:
 
     def _use(self, used: list[int], run: int, hashes: Sequence[int], at: int) -> None:
         """Add the run at ``hashes[at]`` to those used, or join it to the last of them."""
+        if used and used[-1] == run:  # a shorter run of another tier parted the look along it
+            return
         joined = self._gpu.joined(used[-1], run, hashes, at) if used else None
         if joined is None:
             used.append(run)

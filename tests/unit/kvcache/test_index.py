@@ -189,3 +189,14 @@ def test_a_snapshot_restores_what_was_reported() -> None:
 def test_a_damaged_snapshot_is_refused(saved: bytes) -> None:
     with pytest.raises(ValueError, match=r".*"):
         PrefixIndex().restore(saved)
+
+
+def test_a_run_that_another_endpoint_parts_can_still_be_joined_to_the_next() -> None:
+    index = PrefixIndex()
+    chain = list(range(1, 11))
+    index.stored(A, chain[:4])
+    index.stored(A, chain[4:])  # in a run of its own, as its parent is not told
+    index.expect(B, chain[:2], 1.0)
+    assert index.longest_prefix(chain, 0.0) == {A: Held(10, 10), B: Held(2, 2)}
+    index.check()
+    assert index.longest_prefix(chain, 0.0) == {A: Held(10, 10), B: Held(2, 2)}
