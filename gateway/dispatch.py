@@ -6,10 +6,12 @@ Asks the router, keeps its ledger true, and judges replies. Uses asyncio only to
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 from gateway.accounting import Account
 from gateway.config import GatewaySettings
+from gateway.disaggregation import Disaggregation, check_second
 from gateway.forward import STREAM_HEADERS, ClientGone, Exchange, Sink
 from gateway.openai import Kind, Parsed
 from gateway.placing import Placing
@@ -72,6 +74,16 @@ class Dispatcher:
         self._upstream = upstream
         self._circuit = circuit
         self._clock = clock
+        self._split = Disaggregation(
+            settings.upstream,
+            PATHS,
+            router=router,
+            placing=placing,
+            upstream=upstream,
+            circuit=circuit,
+            clock=clock,
+            telemetry=telemetry,
+        )
         self._rates = TokenRates()
         self._forwarded = [name.lower().encode() for name in settings.upstream.forward_headers]
         self._retries = telemetry.counter("headrace_retries_total")
@@ -112,8 +124,11 @@ class Dispatcher:
                 return outcome
             except (EngineError, CapacityError) as error:
                 last = error
-                if isinstance(error, StaleConnection) and not stale:
-                    stale, limit = True, limit + 1  # it never reached an engine, so it is free
+                split = decision.candidate.prefill_id is not None
+                if split or (isinstance(error, StaleConnection) and not stale):
+                    # that was not the request's fault, or never reached an engine: it is free
+                    stale, limit = stale or not split, limit + 1
+                    route = replace(route, may_split=route.may_split and not split)
                 reason = retry_reason(
                     error, attempts=account.attempts, limit=limit, begun=sink.begun
                 )
@@ -122,7 +137,9 @@ class Dispatcher:
                 if sink.gone:
                     raise ClientGone from None
                 self._retries.labels(reason).inc()
-                if not isinstance(error, StaleConnection):
+                if not self._split.excuses(decision, error) and not isinstance(
+                    error, StaleConnection
+                ):
                     tried |= {decision.endpoint_id}
 
     async def _route(
@@ -153,6 +170,7 @@ class Dispatcher:
             session=session_of(headers) or request.session,
             priority=request.priority,
             first_token_seen=request.stream,
+            may_split=self._split.may_split(request),
             engine_blocks=NO_ENGINE_BLOCKS if tokenised is None else tokenised.blocks,
         )
         return route, tokenised
@@ -211,8 +229,13 @@ class Dispatcher:
         account.endpoint = endpoint_id
         account.dispatched_s = now_s
         account.predicted_ttft_s = _predicted_ttft_s(decision, self._router.time_scale)
+        prefill_id = decision.candidate.prefill_id
         try:
+            if prefill_id is not None:
+                request = await self._split.prefill(route, prefill_id, request, head, sink)
             exchange = await self._forward(route, endpoint_id, request, head, account, sink)
+            if prefill_id is not None:
+                check_second(exchange.status)
             return self._settle(exchange, request, account, sink)
         finally:
             self._placing.released(route.request_id, account.usage)

@@ -149,6 +149,14 @@ METRICS: Final[Sequence[MetricSpec]] = (
         ("reason",),
     ),
     MetricSpec(
+        "headrace_split_requests_total",
+        "counter",
+        "requests",
+        "Requests of which one engine was to compute the prompt and another the reply, by how far "
+        "that went: handed over, or failed at the first or at the second and then sent to one.",
+        ("result",),
+    ),
+    MetricSpec(
         "headrace_decision_seconds",
         "histogram",
         "seconds",
