@@ -6,12 +6,7 @@ from random import Random
 import pytest
 
 from headrace.core.ids import EndpointId
-from router.policies.expected_ttft import (
-    DECODE_HARM_MS,
-    FULL_RATIO,
-    PRESSURE_MS,
-    ExpectedTtft,
-)
+from router.policies.expected_ttft import FULL_RATIO, ExpectedTtft
 from router.policy import Candidate, Terms
 from tests.support.routing import SPEED, A, B, request, router, view
 
@@ -41,20 +36,20 @@ def test_each_thing_that_takes_time_is_added() -> None:
     assert part("queue", busy) == 40.0
     assert part("transfer", busy) == 7.0
     assert part("adapter", busy) == 500.0
-    assert part("decode", busy) == 3 * DECODE_HARM_MS
-    assert terms(busy).cost - terms(IDLE).cost == pytest.approx(547.0 + 3 * DECODE_HARM_MS)
+    assert part("decode", busy) >= part("decode", IDLE) == 0.0
+    more = terms(busy).cost - terms(IDLE).cost
+    assert more == pytest.approx(547.0 + part("decode", busy))
 
 
 def test_pressure_grows_with_kv_use_and_stays_finite_when_it_is_full() -> None:
-    pressures = [
-        part("kv", replace(IDLE, resident_tokens=used)) for used in range(0, 120_000, 10_000)
-    ]
-    assert pressures == sorted(pressures)
-    assert pressures[-1] == pytest.approx(PRESSURE_MS * FULL_RATIO / (1.0 - FULL_RATIO))
+    def pressure(used_tokens: float, tokens: int = 1_000) -> float:
+        return part("kv", replace(IDLE, resident_tokens=used_tokens), tokens)
 
-
-def test_pressure_counts_the_request_itself() -> None:
-    assert part("kv", IDLE, 50_000) == pytest.approx(PRESSURE_MS)
+    pressures = [pressure(used) for used in range(0, 99_000, 3_000)]
+    assert pressures == sorted(set(pressures))
+    full = pressure(FULL_RATIO * 100_000)
+    assert pressures[-1] < full == pressure(1e6) < 1e6
+    assert pressure(40_000, 10_000) == pressure(0.0, 50_000)  # it counts the request itself
 
 
 def test_an_endpoint_with_the_adapter_is_preferred_until_loading_is_quicker() -> None:

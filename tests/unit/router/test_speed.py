@@ -10,6 +10,10 @@ RATE = 10_000.0  # presumed: 0.1 ms per token
 PAIR_MS = 0.1 / EVEN_TOKENS
 
 
+def observe(speed: PrefillSpeed, tokens: float, pairs: float, elapsed_ms: float) -> None:
+    speed.observe(tokens, pairs, elapsed_ms)
+
+
 def test_pairs_are_the_triangle_of_the_uncached_and_the_rectangle_over_the_cached() -> None:
     assert token_pairs(100.0, 0.0) == 5_000.0
     assert token_pairs(100.0, 1_000.0) == 105_000.0
@@ -27,7 +31,7 @@ def test_what_agrees_with_the_presumption_changes_nothing() -> None:
     speed = PrefillSpeed(RATE)
     for tokens in (50.0, 700.0, 3_000.0, 40_000.0) * 10:
         pairs = token_pairs(tokens, 0.0)
-        speed.observe(tokens, pairs, FIXED_MS + 0.1 * tokens + PAIR_MS * pairs)
+        observe(speed, tokens, pairs, FIXED_MS + 0.1 * tokens + PAIR_MS * pairs)
     assert speed.fixed_ms == pytest.approx(FIXED_MS, rel=1e-3)
     assert speed.per_token_ms == pytest.approx(0.1, rel=1e-3)
     assert speed.per_pair_ms == pytest.approx(PAIR_MS, rel=1e-3)
@@ -49,7 +53,7 @@ def test_known_coefficients_are_recovered_from_noisy_times_of_prompts_of_many_le
         tokens = rng.uniform(100.0, 60_000.0)
         pairs = token_pairs(tokens, cached)
         ms = FIXED_MS + per_token * tokens + per_pair * pairs
-        speed.observe(tokens, pairs, ms * rng.uniform(0.97, 1.03))
+        observe(speed, tokens, pairs, ms * rng.uniform(0.97, 1.03))
     assert speed.per_token_ms == pytest.approx(per_token, rel=0.1)
     assert speed.per_pair_ms == pytest.approx(per_pair, rel=0.1)
 
@@ -60,7 +64,7 @@ def test_times_of_one_length_teach_the_time_of_that_length(slower: float) -> Non
     pairs = token_pairs(4_000.0, 0.0)
     ms = slower * (FIXED_MS + 400.0 + PAIR_MS * pairs)
     for _ in range(2_000):
-        speed.observe(4_000.0, pairs, ms)
+        observe(speed, 4_000.0, pairs, ms)
     assert speed.ms(4_000.0, pairs) == pytest.approx(ms, rel=0.1)
     assert 0.1 / BOUND <= speed.per_token_ms <= 0.1 * BOUND
     assert PAIR_MS / BOUND <= speed.per_pair_ms <= PAIR_MS * BOUND
@@ -73,7 +77,7 @@ def test_an_engine_that_becomes_slower_is_known_after_fifty_prompts() -> None:
         for _ in range(150):
             tokens = rng.uniform(200.0, 8_000.0)
             pairs = token_pairs(tokens, 0.0)
-            speed.observe(tokens, pairs, factor * (15.0 + 0.1 * tokens + PAIR_MS * pairs))
+            observe(speed, tokens, pairs, factor * (15.0 + 0.1 * tokens + PAIR_MS * pairs))
     assert speed.ms(4_000.0, 8e6) == pytest.approx(2.5 * (415.0 + PAIR_MS * 8e6), rel=0.1)
 
 
@@ -83,7 +87,7 @@ def test_whatever_is_observed_costs_stay_finite_positive_and_within_bounds(
 ) -> None:
     speed = PrefillSpeed(RATE)
     for _ in range(200):
-        speed.observe(1_000.0, token_pairs(1_000.0, 0.0), elapsed_ms)
+        observe(speed, 1_000.0, token_pairs(1_000.0, 0.0), elapsed_ms)
     assert 0.1 / BOUND <= speed.per_token_ms <= 0.1 * BOUND
     assert PAIR_MS / BOUND <= speed.per_pair_ms <= PAIR_MS * BOUND
     assert speed.fixed_ms >= 0.0
@@ -94,10 +98,10 @@ def test_a_stall_is_not_taken_for_slowness_and_is_soon_forgotten() -> None:
     speed = PrefillSpeed(RATE)
     pairs = token_pairs(1_000.0, 0.0)
     usual_ms = FIXED_MS + 100.0 + PAIR_MS * pairs
-    speed.observe(1_000.0, pairs, 60_000.0)
+    observe(speed, 1_000.0, pairs, 60_000.0)
     assert speed.ms(1_000.0, pairs) <= 3.0 * usual_ms
     for _ in range(100):
-        speed.observe(1_000.0, pairs, usual_ms)
+        observe(speed, 1_000.0, pairs, usual_ms)
     assert speed.ms(1_000.0, pairs) == pytest.approx(usual_ms, rel=0.05)
 
 
@@ -107,7 +111,7 @@ def test_an_engine_that_is_slower_as_a_whole_is_known_beyond_the_lengths_it_has_
     for _ in range(300):
         tokens = rng.uniform(200.0, 6_000.0)
         pairs = token_pairs(tokens, 0.0)
-        speed.observe(tokens, pairs, 3.0 * (FIXED_MS + 0.1 * tokens + PAIR_MS * pairs))
+        observe(speed, tokens, pairs, 3.0 * (FIXED_MS + 0.1 * tokens + PAIR_MS * pairs))
     long, long_pairs = 32_000.0, token_pairs(32_000.0, 0.0)
     want = 3.0 * (FIXED_MS + 0.1 * long + PAIR_MS * long_pairs)
     assert speed.ms(long, long_pairs) == pytest.approx(want, rel=0.1)
@@ -116,7 +120,7 @@ def test_an_engine_that_is_slower_as_a_whole_is_known_beyond_the_lengths_it_has_
 def test_prompts_found_whole_in_the_cache_teach_too() -> None:
     speed = PrefillSpeed(RATE)
     for _ in range(300):
-        speed.observe(1.0, token_pairs(1.0, 5_000.0), 40.0)
+        observe(speed, 1.0, token_pairs(1.0, 5_000.0), 40.0)
     assert speed.ms(1.0, 5_000.0) == pytest.approx(40.0, rel=0.1)
 
 
@@ -124,6 +128,6 @@ def test_a_longer_prompt_never_costs_less() -> None:
     rng = Random(9)
     speed = PrefillSpeed(RATE)
     for _ in range(100):  # chance only
-        speed.observe(rng.uniform(1.0, 50_000.0), rng.uniform(1.0, 1e9), rng.uniform(0.0, 1e4))
+        observe(speed, rng.uniform(1.0, 50_000.0), rng.uniform(1.0, 1e9), rng.uniform(0.0, 1e4))
         costs = [speed.ms(t, token_pairs(t, 0.0)) for t in (1.0, 100.0, 1e3, 1e4, 1e5)]
         assert costs == sorted(costs)
