@@ -14,10 +14,11 @@ from headrace.core.request import RouteRequest
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A request to be sent to an endpoint now."""
+    """A request to be sent to an endpoint now; first to ``prefill_id`` for its prompt, if given."""
 
     request: RouteRequest
     endpoint_id: EndpointId
+    prefill_id: EndpointId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,4 +115,13 @@ class SelfTimed(Protocol):
 
     def timed(self, after: After) -> None:
         """Take what sets timers; called once, before ``begin``."""
+        ...
+
+
+@runtime_checkable
+class Splitting(Protocol):
+    """A placement that may let one endpoint compute a prompt and another the reply."""
+
+    def prefilled(self, request_id: RequestId, usage: Usage, now_s: float) -> Sequence[Placed]:
+        """Note that a prompt is computed; return what else is to be sent now."""
         ...

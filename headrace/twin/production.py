@@ -12,13 +12,14 @@ from headrace.core.endpoint import BlockScheme, EndpointView, EngineLoad
 from headrace.core.ids import EndpointId, RequestId
 from headrace.core.record import Usage
 from headrace.core.request import RouteRequest
-from headrace.twin.placement import BlocksChanged, EngineTruth, Placed, Placement
+from headrace.twin.placement import BlocksChanged, EngineTruth, Placed, Placement, Splitting
 from kvcache.changes import Tier
+from router.decide import Decision
 from router.reserve import ReserveObserver
 from router.router import Options, Router
 
 
-class ProductionRouter(Placement):
+class ProductionRouter(Placement, Splitting):
     """Calls the router as the gateway does.
 
     Args:
@@ -62,12 +63,17 @@ class ProductionRouter(Placement):
     def submit(self, request: RouteRequest, now_s: float) -> Sequence[Placed]:
         decision = self.router.place(request, now_s)
         if decision is not None:
-            return (Placed(request, decision.endpoint_id),)
+            return (_placed(request, decision),)
         return self.pump(now_s)
 
     @override
     def first_token(self, request_id: RequestId, now_s: float) -> Sequence[Placed]:
         self.router.first_token(request_id, now_s)
+        return self.pump(now_s)
+
+    @override
+    def prefilled(self, request_id: RequestId, usage: Usage, now_s: float) -> Sequence[Placed]:
+        self.router.prefilled(request_id, now_s, usage)
         return self.pump(now_s)
 
     @override
@@ -103,5 +109,9 @@ class ProductionRouter(Placement):
         if self.router.held:
             for request, decision in self.router.placed(now_s):
                 assert decision is not None, "engines never go away here"
-                placed.append(Placed(request, decision.endpoint_id))
+                placed.append(_placed(request, decision))
         return placed
+
+
+def _placed(request: RouteRequest, decision: Decision) -> Placed:
+    return Placed(request, decision.endpoint_id, decision.candidate.prefill_id)

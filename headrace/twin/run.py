@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
-from headrace.core.endpoint import BlockScheme, EndpointView
+from headrace.core.endpoint import BlockScheme, EndpointView, Role
 from headrace.core.errors import InvalidRequest
 from headrace.core.ids import BlockHash, EndpointId, ModelName, RequestId
 from headrace.core.outcome import Outcome
@@ -23,7 +23,14 @@ from headrace.simulator.trace import TraceRequest
 from headrace.simulator.workload import block_keys, engine_request
 from headrace.simulator.world import World
 from headrace.twin.changes import changes_of
-from headrace.twin.placement import BlocksChanged, EngineTruth, Placed, Placement, SelfTimed
+from headrace.twin.placement import (
+    BlocksChanged,
+    EngineTruth,
+    Placed,
+    Placement,
+    SelfTimed,
+    Splitting,
+)
 from headrace.twin.production import ProductionRouter
 
 ROUTE_BLOCK_TOKENS: Final = 64
@@ -66,6 +73,8 @@ class _Live:
     arrival_s: float
     engine_request: EngineRequest
     first_s: float | None = None
+    reply_at: EndpointId | None = None  # while another engine computes the prompt
+    prefill_cached_tokens: int | None = None  # what that one had of it
 
 
 @dataclass(slots=True)
@@ -79,6 +88,7 @@ class _Twin:
     live: dict[RequestId, _Live] = field(default_factory=dict)
     records: dict[RequestId, ServedRecord] = field(default_factory=dict)
     left: int = 0
+    splits: bool = False
 
     def arrive(self, request_id: RequestId, number: int, trace: TraceRequest) -> None:
         """Take one request from the workload, as ``gateway.serve`` does from a client."""
@@ -96,6 +106,7 @@ class _Twin:
             max_output_tokens=trace.output_tokens,
             session=trace.session,
             priority=trace.priority,
+            may_split=self.splits,
             engine_blocks=known,
         )
         self.live[request_id] = _Live(now_s, engine_side)
@@ -103,20 +114,30 @@ class _Twin:
 
     def send(self, placed: Iterable[Placed]) -> None:
         """Hand requests to the engines chosen for them."""
-        for request, endpoint_id in ((p.request, p.endpoint_id) for p in placed):
-            request_id = request.request_id
-            self.world.note(f"place {request_id} {endpoint_id}")
-            try:
-                self.engines[endpoint_id].add(self.live[request_id].engine_request)
-            except InvalidRequest:  # longer than the engine can hold: a 400 in real life
-                usage = Usage(request.prompt_tokens, 0)
-                self._record(request_id, 0.0, usage, Outcome.REFUSED_INVALID, endpoint_id)
-                self.send(self.placement.ended(request_id, usage, self.world.now_s))
+        for each in placed:
+            request_id, live = each.request.request_id, self.live[each.request.request_id]
+            if each.prefill_id is None:
+                self.world.note(f"place {request_id} {each.endpoint_id}")
+                self._add(each.endpoint_id, live.engine_request)
+            else:
+                self.world.note(f"place {request_id} {each.prefill_id} {each.endpoint_id}")
+                live.reply_at = each.endpoint_id
+                self._add(each.prefill_id, replace(live.engine_request, output_tokens=1))
+
+    def _add(self, endpoint_id: EndpointId, request: EngineRequest) -> None:
+        try:
+            self.engines[endpoint_id].add(request)
+        except InvalidRequest:  # longer than the engine can hold: a 400 in real life
+            usage = Usage(request.prompt_tokens, 0)
+            self._record(request.request_id, 0.0, usage, Outcome.REFUSED_INVALID, endpoint_id)
+            self.send(self.placement.ended(request.request_id, usage, self.world.now_s))
 
     def stepped(self, endpoint_id: EndpointId, result: StepResult) -> None:
         """Learn what an engine's step produced, as the gateway does from the streams."""
         now_s = self.world.now_s
         for request_id in result.first:
+            if self.live[request_id].reply_at is not None:
+                continue  # nobody sees the one token of an engine that computes the prompt
             self.live[request_id].first_s = now_s
             self.send(self.placement.first_token(request_id, now_s))
         for ended in result.finished:
@@ -154,11 +175,26 @@ class _Twin:
         )
 
     def _finished(self, endpoint_id: EndpointId, ended: Finished) -> None:
-        first_s = self.live[ended.request_id].first_s
+        live = self.live[ended.request_id]
+        if live.reply_at is not None:
+            self._hand_over(live, ended, live.reply_at)
+            return
+        first_s, cached_tokens = live.first_s, ended.cached_tokens
         assert first_s is not None
-        usage = Usage(ended.prompt_tokens, ended.output_tokens, ended.cached_tokens)
+        if live.prefill_cached_tokens is not None:  # as vLLM's second engine reports it
+            cached_tokens = live.prefill_cached_tokens
+        usage = Usage(ended.prompt_tokens, ended.output_tokens, cached_tokens)
         self._record(ended.request_id, first_s, usage, Outcome.SERVED, endpoint_id)
         self.send(self.placement.ended(ended.request_id, usage, self.world.now_s))
+
+    def _hand_over(self, live: _Live, ended: Finished, reply_at: EndpointId) -> None:
+        """Send the second engine what the first has computed the prompt of."""
+        assert isinstance(self.placement, Splitting)
+        live.reply_at, live.prefill_cached_tokens = None, ended.cached_tokens
+        usage = Usage(ended.prompt_tokens, ended.output_tokens, ended.cached_tokens)
+        self.world.note(f"hand over {ended.request_id}")
+        self._add(reply_at, replace(live.engine_request, kv_transfer_tokens=ended.prompt_tokens))
+        self.send(self.placement.prefilled(ended.request_id, usage, self.world.now_s))
 
     def _record(
         self,
@@ -240,8 +276,15 @@ def run_placement(
             twin.world, engine, partial(twin.stepped, endpoint_id)
         )
         views.append(
-            EndpointView(endpoint_id, f"sim://{endpoint_id}", (_MODEL,), speed=presumed_speed(spec))
+            EndpointView(
+                endpoint_id,
+                f"sim://{endpoint_id}",
+                (_MODEL,),
+                role=spec.role,
+                speed=presumed_speed(spec),
+            )
         )
+    twin.splits = any(spec.role is Role.PREFILL for spec in specs)
     if isinstance(placement, SelfTimed):
         placement.timed(twin.after)
     placement.begin(views, _scheme(block_tokens), twin.truth)
