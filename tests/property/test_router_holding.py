@@ -216,4 +216,4 @@ class HoldingMachine(RuleBasedStateMachine):
 
 
 TestHolding = HoldingMachine.TestCase
-TestHolding.settings = settings(max_examples=60, deadline=None)
+TestHolding.settings = settings(max_examples=40, deadline=None)

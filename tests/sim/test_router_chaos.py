@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 import pytest
 
@@ -157,7 +157,8 @@ class Storm:
         """Queues shorten by time alone."""
         self.pump()
         self.router.check()
-        self.world.at(round(TICK_S * 1e9), self.tick)
+        if self.now_s < STORM_S + 10.0 or self.router.held:
+            self.world.at(round(TICK_S * 1e9), self.tick)
 
     def leave(self, request_id: RequestId) -> None:
         endpoint = self.where.pop(request_id, None)
@@ -229,14 +230,17 @@ def claimed(storm: Storm, endpoint: EndpointId) -> set[int]:
     return {block for tier, path in index.held_by(endpoint) for block in path if tier is Tier.GPU}
 
 
-def after(seed: int) -> Storm:
+def run(seed: int) -> Storm:
     storm = Storm(seed)
     storm.run()
     storm.calm()
     return storm
 
 
-@pytest.mark.parametrize("seed", range(40))
+after = cache(run)  # tests only look at what is left
+
+
+@pytest.mark.parametrize("seed", range(20))
 def test_in_the_end_all_have_ended_the_ledger_is_zero_and_no_dropped_block_is_claimed(
     seed: int,
 ) -> None:
@@ -273,7 +277,7 @@ def test_what_the_router_expects_of_a_prompt_the_engine_would_find(seed: int) ->
 
 
 def test_ancient_reports_raise_no_ghosts() -> None:
-    storm = after(1)
+    storm = run(1)
     probe = RouteRequest(RequestId("probe"), M, 100)
     for at_s in (1.0, 2.0, 3.0):
         for name in storm.engines:
@@ -284,7 +288,7 @@ def test_ancient_reports_raise_no_ghosts() -> None:
 def test_the_storms_do_what_they_are_meant_to() -> None:
     ends: Counter[str] = Counter()
     retried = held = resyncs = restarts = replays = 0
-    for seed in range(12):
+    for seed in range(20):
         storm = after(seed)
         ends.update(storm.ended.values())
         retried += sum(tries > 1 for tries in storm.tries.values())
@@ -300,4 +304,4 @@ def test_the_storms_do_what_they_are_meant_to() -> None:
 
 
 def test_same_seed_same_storm() -> None:
-    assert after(3).world.digest() == after(3).world.digest() != after(4).world.digest()
+    assert run(3).world.digest() == after(3).world.digest() != after(4).world.digest()
