@@ -36,6 +36,7 @@ class _Entry:
     dispatched_s: float
     silent: bool = False
     decoding: bool = False
+    beside_tokens: float = 0.0  # KV tokens of those already there when it was sent
     elsewhere: bool = False  # another gateway replica's: known late, so nothing is learned from it
 
     @property
@@ -76,6 +77,11 @@ class EndpointLoad:
         """KV tokens that the requests in flight hold or will need, as far as they do not share."""
         return self.resident_tokens * self._shared_ratio
 
+    @property
+    def beside_ms(self) -> float:
+        """How much longer a prompt takes for what the requests in flight hold."""
+        return self.speed.per_beside_ms * self.kv_tokens
+
     def reported(self, load: EngineLoad, kv_tokens: int) -> None:
         """Take an engine's own report into account; an old one changes nothing.
 
@@ -114,6 +120,7 @@ class EndpointLoad:
     def sent(self, request_id: RequestId, entry: _Entry) -> None:
         """Add a request just sent here."""
         self.inflight += 1
+        entry.beside_tokens = self.kv_tokens
         self.resident_tokens += entry.resident_tokens
         if entry.fetched:
             return
@@ -131,7 +138,7 @@ class EndpointLoad:
         since_s = max(self._progress_s, entry.dispatched_s)
         if not entry.elsewhere:
             elapsed_ms = max(0.0, now_s - since_s) * 1_000.0
-            self.speed.observe(entry.miss_tokens, entry.miss_pairs, elapsed_ms)
+            self.speed.observe(entry.miss_tokens, entry.miss_pairs, entry.beside_tokens, elapsed_ms)
         self._computed(request_id, entry, now_s)
 
     def _presume_silent(self, now_s: float) -> None:

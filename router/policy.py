@@ -32,7 +32,7 @@ class Candidate:
         resident_tokens: KV tokens that the requests in flight there hold or will need, counted
             once where they share.
         kv_tokens: KV tokens it can hold in all.
-        fixed_ms: What any prefill costs there however short, as measured.
+        fixed_ms: What any prefill costs there however short, as measured, beside what decodes.
         per_token_ms: What each uncached prompt token costs there on top of it, as measured.
         per_pair_ms: What each pair of an uncached token and one before it costs, as measured.
         transfer_ms: What bringing ``cached_tokens`` to its GPU costs, as far as they lie elsewhere.

@@ -101,6 +101,11 @@ class Router:
             self._ledger, self.prefixes, self._endpoints, self._options.time_scale
         )
 
+    def observed_by(self, observer: ReserveObserver) -> None:
+        """Tell ``observer`` of every reserve from now on; there must be none yet."""
+        assert not self._sent
+        self._observer = observer
+
     # Endpoints.
 
     def set_endpoints(self, endpoints: Iterable[EndpointView]) -> None:

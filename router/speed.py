@@ -25,11 +25,17 @@ EVEN_TOKENS: Final = 32_768.0
 with 32 layers of width 4,096: 16 GFLOP against 0.5 MFLOP per token of context."""
 
 PRIOR_TOKENS: Final = (256.0, 4_096.0, 32_768.0)
-"""Prompt lengths at which the prior is stated, so that it pins all three coefficients."""
+"""Prompt lengths at which the prior is stated, so that it pins three of the coefficients."""
+
+BESIDE_PRIOR: Final = 20.0
+"""Weight of the prior that what is decoded beside a prompt does not delay it."""
 
 _TOKENS: Final = 1_024.0
 _PAIRS: Final = 1_024.0 * 32_768.0
+_BESIDE: Final = 100_000.0
 """Units of the fit, so that its sums are of like size."""
+
+_Row = tuple[float, float, float, float]
 
 
 def token_pairs(miss_tokens: float, cached_tokens: float) -> float:
@@ -38,7 +44,11 @@ def token_pairs(miss_tokens: float, cached_tokens: float) -> float:
 
 
 class PrefillSpeed:
-    """Fits ``ms = fixed + per_token * tokens + per_pair * pairs`` by least squares, forgetting.
+    """Fits four costs by least squares, forgetting.
+
+    ``ms = fixed + per_token * tokens + per_pair * pairs + per_beside * beside``, where ``beside``
+    is the KV tokens of the requests already there: a prompt waits for the step under way, and
+    shares its own steps with their decoding, which takes the longer the more they hold.
 
     An observation is the time between two successive first tokens of one endpoint (or from the
     dispatch, where it was idle before), against what was computed in between.
@@ -50,54 +60,71 @@ class PrefillSpeed:
         self.fixed_ms = FIXED_MS
         self.per_token_ms = self._presumed_ms
         self.per_pair_ms = self._presumed_ms / EVEN_TOKENS
-        # sums of the normal equations: of 1, x, z, xx, xz, zz, y, xy, zy
-        self._prior = [0.0] * 9
-        self._sums = [0.0] * 9
+        self.per_beside_ms = 0.0
+        self._prior = [0.0] * 14
+        self._sums = [0.0] * 14
+        weight = PRIOR_WEIGHT / len(PRIOR_TOKENS)
         for tokens in PRIOR_TOKENS:
             pairs = token_pairs(tokens, 0.0)
-            _add(
-                self._prior, PRIOR_WEIGHT / len(PRIOR_TOKENS), tokens, pairs, self.ms(tokens, pairs)
-            )
+            _add(self._prior, weight, (tokens, pairs, 0.0, self.ms(tokens, pairs)))
+        self._prior[9] += BESIDE_PRIOR
 
-    def observe(self, tokens: float, pairs: float, elapsed_ms: float) -> None:
-        """Learn that computing ``tokens`` with ``pairs`` of attention took ``elapsed_ms``."""
+    def observe(self, tokens: float, pairs: float, beside: float, elapsed_ms: float) -> None:
+        """Learn that a prompt of which ``tokens`` were computed took ``elapsed_ms``.
+
+        Args:
+            tokens: Uncached prompt tokens.
+            pairs: As ``token_pairs``.
+            beside: KV tokens of the requests already there when it was sent.
+            elapsed_ms: Since the endpoint was free for it.
+
+        """
         presumed_ms = self._presumed_ms * (tokens + pairs / EVEN_TOKENS) + FIXED_MS
         elapsed_ms = min(elapsed_ms, BOUND * presumed_ms)
         self._sums = [value * FORGET for value in self._sums]
-        _add(self._sums, 1.0, tokens, pairs, elapsed_ms)
+        _add(self._sums, 1.0, (tokens, pairs, beside, elapsed_ms))
         self._fit()
 
     def ms(self, tokens: float, pairs: float) -> float:
-        """Return the milliseconds that computing ``tokens`` with ``pairs`` should take."""
+        """Return the milliseconds that computing ``tokens`` with ``pairs`` takes by itself."""
         return self.fixed_ms + self.per_token_ms * tokens + self.per_pair_ms * pairs
 
     def _slower_ratio(self) -> float:
         """Return the time that all took over what it was presumed to take."""
         n, x, z = (a + b for a, b in zip(self._prior[:3], self._sums[:3], strict=True))
         presumed = FIXED_MS * n + self._presumed_ms * (_TOKENS * x + _PAIRS / EVEN_TOKENS * z)
-        return (self._prior[6] + self._sums[6]) / presumed
+        return (self._prior[10] + self._sums[10]) / presumed
 
     def _fit(self) -> None:
         slower = self._slower_ratio()
-        prior = self._prior[:6] + [slower * value for value in self._prior[6:]]
-        n, x, z, xx, xz, zz, y, xy, zy = (a + b for a, b in zip(prior, self._sums, strict=True))
-        # centred on the means, which leaves two equations
-        sxx, sxz, szz = xx - x * x / n, xz - x * z / n, zz - z * z / n
-        sxy, szy = xy - x * y / n, zy - z * y / n
+        prior = self._prior[:10] + [slower * value for value in self._prior[10:]]
+        n, x, z, r, xx, xz, xr, zz, zr, rr, y, xy, zy, ry = (
+            a + b for a, b in zip(prior, self._sums, strict=True)
+        )
+        # centred on the means, which leaves three equations; then one unknown after the other
+        sxx, sxz, sxr = xx - x * x / n, xz - x * z / n, xr - x * r / n
+        szz, szr, srr = zz - z * z / n, zr - z * r / n, rr - r * r / n
+        sxy, szy, sry = xy - x * y / n, zy - z * y / n, ry - r * y / n
+        tzz, tzr, tzy = szz - sxz * sxz / sxx, szr - sxz * sxr / sxx, szy - sxz * sxy / sxx
+        trr, try_ = srr - sxr * sxr / sxx, sry - sxr * sxy / sxx
+        beside = max(0.0, (try_ - tzr * tzy / tzz) / (trr - tzr * tzr / tzz))
         presumed = self._presumed_ms * _TOKENS
         presumed_pair = self._presumed_ms / EVEN_TOKENS * _PAIRS
-        pair = (szy * sxx - sxy * sxz) / (szz * sxx - sxz * sxz)
+        pair = (tzy - tzr * beside) / tzz
         pair = min(BOUND * presumed_pair, max(presumed_pair / BOUND, pair))
-        slope = (sxy - pair * sxz) / sxx
+        slope = (sxy - sxz * pair - sxr * beside) / sxx
         slope = min(BOUND * presumed, max(presumed / BOUND, slope))
         self.per_token_ms = slope / _TOKENS
         self.per_pair_ms = pair / _PAIRS
-        self.fixed_ms = max(0.0, (y - slope * x - pair * z) / n)
+        self.per_beside_ms = beside / _BESIDE
+        self.fixed_ms = max(0.0, (y - slope * x - pair * z - beside * r) / n)
 
 
-def _add(sums: list[float], weight: float, tokens: float, pairs: float, ms: float) -> None:
+def _add(sums: list[float], weight: float, row: _Row) -> None:
     """Add one observation; short ones tell more, as their times vary less."""
-    x, z = tokens / _TOKENS, pairs / _PAIRS
+    tokens, pairs, beside, ms = row
+    x, z, r = tokens / _TOKENS, pairs / _PAIRS, beside / _BESIDE
     weight /= 1.0 + x / 4.0
-    for place, value in enumerate((1.0, x, z, x * x, x * z, z * z, ms, x * ms, z * ms)):
+    terms = (1.0, x, z, r, x * x, x * z, x * r, z * z, z * r, r * r, ms, x * ms, z * ms, r * ms)
+    for place, value in enumerate(terms):
         sums[place] += weight * value

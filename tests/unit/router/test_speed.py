@@ -11,7 +11,7 @@ PAIR_MS = 0.1 / EVEN_TOKENS
 
 
 def observe(speed: PrefillSpeed, tokens: float, pairs: float, elapsed_ms: float) -> None:
-    speed.observe(tokens, pairs, elapsed_ms)
+    speed.observe(tokens, pairs, 0.0, elapsed_ms)
 
 
 def test_pairs_are_the_triangle_of_the_uncached_and_the_rectangle_over_the_cached() -> None:
