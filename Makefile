@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
-.PHONY: help serve setup setup-dev test check format lint docs results lock demo e2e-vllm bench-gateway bench-routing bench-simulator bench-simulator-http bench-tokens
+.PHONY: help serve setup setup-dev test check format lint docs results lock demo e2e-vllm bench-decide bench-gateway bench-routing bench-simulator bench-replicas bench-simulator-http bench-tokens
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,12 +35,19 @@ lint: setup-dev ## Format, ruff, mypy strict, import contracts
 format: setup-dev ## Rewrite the code in the house format
 	@$(PY) -m ruff format -q . && $(PY) -m ruff check -q --fix .
 
+bench-decide: setup-dev ## What a routing decision costs by endpoints and prompt, and the index
+	$(PYTHON) -m bench.decide
+
 bench-gateway: setup-dev ## CPU, latency and memory beside smg, vllm-router and a bare relay
 	@scripts/install-system wrk gcc
 	@$(PY) -m bench.gateway
 
 bench-routing: setup-dev ## The router beside every rival, in the twin, on public traces (resumes where it was)
 	@$(PY) -m bench.routing
+
+bench-replicas: setup-dev ## Several gateway replicas beside one, in the twin; and over a real Redis
+	@scripts/install-system redis-server
+	@$(PY) -m bench.replicas
 
 bench-simulator-http: setup-dev ## What a streamed chunk costs the simulated engine
 	@$(PY) -m bench.simulator_http

@@ -223,6 +223,51 @@ class RoutingSettings(BaseModel):
         return name
 
 
+class SharingSettings(BaseModel):
+    """How several gateways over the same engines tell each other of their requests in flight."""
+
+    model_config = _STRICT
+
+    redis_url: SecretStr | None = Field(
+        default=None,
+        description="Redis (5 or later, or Valkey) that all gateways over the same engines share: "
+        "redis://, rediss:// or unix://. Unset: this gateway is the only one.",
+    )
+    channel: str = Field(
+        default="headrace:reserves",
+        min_length=1,
+        max_length=256,
+        description="Where gateways over the same engines meet; other fleets take other names.",
+    )
+    replica: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=256,
+        description="Name of this gateway, unlike any other's; unset: host name and port.",
+    )
+    share_ms: float = Field(
+        default=10.0,
+        ge=0,
+        le=1_000,
+        description="Least milliseconds between two messages; what happens meanwhile goes into "
+        "one. Longer costs less and leaves gateways choosing the same engine unawares.",
+    )
+    heartbeat_ms: float = Field(
+        default=50.0, gt=0, le=10_000, description="Longest milliseconds without a message."
+    )
+    lost_after_s: float = Field(
+        default=2.0,
+        gt=0,
+        description="Seconds of silence after which a gateway's requests count as gone.",
+    )
+    answer_s: float = Field(
+        default=1.0, gt=0, description="Seconds in which Redis must answer, or counts as down."
+    )
+    retry_most_s: float = Field(
+        default=2.0, gt=0, description="Longest wait before connecting to Redis again, in seconds."
+    )
+
+
 class GatewaySettings(BaseModel):
     """The gateway process."""
 
@@ -259,4 +304,7 @@ class GatewaySettings(BaseModel):
     )
     routing: RoutingSettings = Field(
         default_factory=RoutingSettings, description="What is kept of routing decisions."
+    )
+    sharing: SharingSettings = Field(
+        default_factory=SharingSettings, description="How several gateways work as one."
     )

@@ -24,6 +24,7 @@ from gateway.index_metrics import IndexMetrics
 from gateway.keys import Keys, load_keys
 from gateway.retry import Circuit
 from gateway.serve import Parts, Service
+from gateway.sharing import open_sharing
 from gateway.tokens import PromptTokens
 from gateway.upstream import Upstream
 from headrace.core.clock import Clock
@@ -88,6 +89,14 @@ async def run_gateway(
     watch = _Watch(router, source, parts, service, subscriber)
     watch.apply()  # what is known already is served from the first connection on
     try:
+        shared = open_sharing(
+            settings.sharing,
+            "{}:{}".format(*listener.getsockname()[:2]),
+            router,
+            clock,
+            telemetry,
+            service.placing.changed,
+        )
         async with Tasks(clock) as tasks:
             tasks.start("sweep", parts.upstream.sweep, restart=Restart())
             tasks.start("idle", fronts.sweep, restart=Restart())
@@ -95,6 +104,8 @@ async def run_gateway(
             tasks.start("kv-events", subscriber.run, restart=Restart())
             tasks.start("held", service.placing.tick, restart=Restart())
             tasks.start("gauges", watch.measure, restart=Restart())
+            for name, work in shared:
+                tasks.start(name, work, restart=Restart())
             if lines is not None:
                 tasks.start("lines", lambda: _flush(lines), restart=Restart())
             await _listen(app, fronts, settings, listener, ready, stop)

@@ -6,22 +6,27 @@ The shell around ``router.replicas``: timers, bytes, the store and metrics. Uses
 from __future__ import annotations
 
 import asyncio
+import socket
+import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from random import Random
+from typing import Any, Final
 
 from typing_extensions import override
 
+from gateway.config import SharingSettings
 from headrace.core.clock import Clock
-from headrace.core.errors import StoreError
 from headrace.core.ids import RequestId
 from headrace.service.log import get_logger
 from headrace.service.store import Store
+from headrace.service.store_redis import RedisSettings, RedisStore
 from headrace.service.telemetry import Telemetry
 from router.replica_wire import Codec, Message
 from router.replicas import Heard, Inbox, Outbox, SharingLimits
 from router.reserve import ReplicaId, Reserve, ReserveObserver, ReserveSink
+from router.router import Router
 
 _log = get_logger("sharing")
 
@@ -37,7 +42,7 @@ class SharingOptions:
         replica: Our name; no other that lives has it.
         epoch: Of our life: larger than that of any life before under the same name.
         channel: Where replicas of one fleet meet.
-        share_s: Time in which events are gathered into one message.
+        share_s: Least time between two messages; what happens meanwhile goes into one.
         heartbeat_s: Longest silence; also how often silence of others is looked for.
         limits: Bounds.
 
@@ -132,6 +137,7 @@ class Sharing(ReserveObserver):
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
+            self._inbox.forget(self._clock.now_s())
 
     def _beat(self) -> None:
         now_s = self._clock.now_s()
@@ -148,8 +154,9 @@ class Sharing(ReserveObserver):
 
     def _soon(self) -> None:
         if self._timer is None and self._running and self._outbox.due(self._clock.now_s()):
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(self._options.share_s, self._flush)
+            # at once after a pause, and no more often than every share_s in a rush
+            wait_s = self._sent_s + self._options.share_s - self._clock.now_s()
+            self._timer = asyncio.get_running_loop().call_later(max(0.0, wait_s), self._flush)
 
     def _flush(self) -> None:
         if self._timer is not None:
@@ -196,36 +203,49 @@ class Sharing(ReserveObserver):
             _log.warning("replica_name_taken", replica=self._options.replica)
 
 
-async def keep_saved(
-    store: Store, key: str, take: Callable[[], bytes], clock: Clock, *, every_s: float, ttl_s: float
-) -> None:
-    """Put what ``take`` returns into the store again and again, for whoever starts next.
+def open_sharing(
+    settings: SharingSettings,
+    address: str,
+    router: Router,
+    clock: Clock,
+    telemetry: Telemetry,
+    applied: Callable[[], None],
+) -> Sequence[tuple[str, Callable[[], Coroutine[Any, Any, None]]]]:
+    """Return the tasks that share a router's reserves, by name; none without Redis.
 
-    A store that does not answer is tried again at the next turn.
+    Args:
+        settings: How.
+        address: Where this gateway listens, which tells it from others on its host.
+        router: Whose reserves; there must be none yet.
+        clock: The time.
+        telemetry: Where to show its state.
+        applied: Called after reserves of others changed.
+
+    Raises:
+        ConfigError: if the URL is not one of Redis.
+
     """
-    while True:
-        await clock.sleep(every_s)
-        try:
-            await store.set(key, take(), ttl_s)
-        except StoreError as error:
-            _log.debug("snapshot_not_saved", problem=str(error))
-
-
-async def read_saved(
-    store: Store, key: str, restore: Callable[[bytes], None], *, limit_s: float
-) -> bool:
-    """Give ``restore`` what a replica put into the store last; False if there is nothing to give.
-
-    Waits for the store for at most ``limit_s`` seconds, and never fails: a start must not depend
-    on it. What is there but damaged counts as nothing.
-    """
-    try:
-        async with asyncio.timeout(limit_s):
-            await store.ready()
-            saved = await store.get(key)
-        if saved is not None:
-            restore(saved)
-    except (StoreError, TimeoutError, ValueError) as error:
-        _log.warning("snapshot_not_read", problem=str(error) or type(error).__name__)
-        return False
-    return saved is not None
+    if settings.redis_url is None:
+        return ()
+    replica = ReplicaId(settings.replica or f"{socket.gethostname()}:{address}")
+    store = RedisStore(
+        RedisSettings(
+            settings.redis_url.get_secret_value(),
+            answer_s=settings.answer_s,
+            retry_most_s=settings.retry_most_s,
+        ),
+        clock,
+        telemetry,
+        Random(replica),
+    )
+    options = SharingOptions(
+        replica,
+        epoch=time.time_ns(),  # the one clock that goes on over restarts
+        channel=settings.channel,
+        share_s=settings.share_ms / 1_000.0,
+        heartbeat_s=settings.heartbeat_ms / 1_000.0,
+        limits=SharingLimits(lost_after_s=settings.lost_after_s),
+    )
+    sharing = Sharing(options, store, router.others, clock, telemetry, applied)
+    router.observed_by(sharing)
+    return ("store", store.run), ("sharing", sharing.run)

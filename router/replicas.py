@@ -272,6 +272,12 @@ class Inbox:
             self._sink.remote_lost(sender, now_s)
         return lost
 
+    def forget(self, now_s: float) -> None:
+        """Drop all that is known of others: from now on nothing would correct it."""
+        for sender in self._peers:
+            self._sink.remote_lost(sender, now_s)
+        self._peers.clear()
+
     def wants(self, now_s: float) -> list[str]:
         """Return the replicas to ask for a snapshot now, and take them as asked."""
         due = [

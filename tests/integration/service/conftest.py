@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from random import Random
 
@@ -14,7 +14,6 @@ from headrace.service.clock import RealClock
 from headrace.service.store import MemoryHub, MemoryStore, Store
 from headrace.service.store_redis import RedisSettings, RedisStore
 from headrace.service.telemetry import Telemetry
-from tests.support.redis_server import BINARY, MISSING, RedisServer
 
 LIMIT_S = 20.0
 
@@ -40,32 +39,6 @@ def redis_store(url: str, telemetry: Telemetry | None = None, **settings: float)
         telemetry,
         Random(1),
     )
-
-
-@pytest.fixture(scope="session")
-def redis_url() -> Iterator[str]:
-    """The URL of a real Redis server that tests share and leave running."""
-    if BINARY is None:
-        pytest.skip(MISSING)
-    server = RedisServer()
-    server.start()
-    try:
-        yield server.url
-    finally:
-        server.stop()
-
-
-@pytest.fixture
-def own_redis() -> Iterator[RedisServer]:
-    """A real Redis server that a test may stop, start and freeze."""
-    if BINARY is None:
-        pytest.skip(MISSING)
-    server = RedisServer()
-    server.start()
-    try:
-        yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture(params=["memory", "redis"])

@@ -9,8 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 from prometheus_client import CollectorRegistry
 
-from gateway.sharing import Sharing, SharingOptions, keep_saved, read_saved
-from headrace.core.errors import StoreError
+from gateway.sharing import Sharing, SharingOptions
 from headrace.core.ids import BlockHash, EndpointId, RequestId
 from headrace.service.clock import RealClock
 from headrace.service.store import MemoryHub, MemoryStore
@@ -171,55 +170,3 @@ async def test_after_the_end_nothing_is_sent(hub: MemoryHub) -> None:
     async with Replica(hub, "b").running() as b:
         await until(lambda: b.count("own") > 3)
     assert a.count("sent") == sent
-
-
-async def test_what_was_saved_is_given_to_who_starts(hub: MemoryHub) -> None:
-    got: list[bytes] = []
-    store = MemoryStore(hub)
-    assert not await read_saved(store, "k", got.append, limit_s=1.0)
-    task = asyncio.create_task(
-        keep_saved(store, "k", lambda: b"index", RealClock(), every_s=0.001, ttl_s=60.0)
-    )
-    await until(lambda: hub.get("k") is not None)
-    task.cancel()
-    await asyncio.wait((task,))
-    assert await read_saved(store, "k", got.append, limit_s=1.0)
-    assert got == [b"index"]
-
-
-class Deaf(MemoryStore):
-    """A store that is down."""
-
-    async def ready(self) -> None:
-        await asyncio.Event().wait()
-
-    async def set(self, key: str, value: bytes, ttl_s: float) -> None:
-        raise StoreError("down")
-
-
-async def test_a_start_does_not_depend_on_the_store_or_on_what_is_in_it(hub: MemoryHub) -> None:
-    assert not await read_saved(Deaf(hub), "k", lambda _: None, limit_s=0.01)
-    store = MemoryStore(hub)
-    await store.set("k", b"damaged", 60.0)
-
-    def refuse(saved: bytes) -> None:
-        raise ValueError(f"{len(saved)} bytes of nonsense")
-
-    assert not await read_saved(store, "k", refuse, limit_s=1.0)
-
-
-async def test_saving_goes_on_when_the_store_comes_back(hub: MemoryHub) -> None:
-    tried = 0
-
-    def take() -> bytes:
-        nonlocal tried
-        tried += 1
-        return b"x"
-
-    task = asyncio.create_task(
-        keep_saved(Deaf(hub), "k", take, RealClock(), every_s=0.001, ttl_s=60.0)
-    )
-    await until(lambda: tried >= 3)
-    assert not task.done()
-    task.cancel()
-    await asyncio.wait((task,))

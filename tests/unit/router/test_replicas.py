@@ -265,3 +265,12 @@ def test_a_snapshot_has_the_load_and_not_the_blocks() -> None:
     told = mirror.held[A][RequestId("r")]
     assert told.blocks == ()
     assert told.dispatched_s == pytest.approx(47.0)
+
+
+def test_who_stops_listening_drops_all_that_nobody_would_correct() -> None:
+    outbox, inbox, mirror = pair()
+    outbox.dispatched(reserve("r"))
+    hear(inbox, outbox.flush(0.0))
+    inbox.forget(0.1)
+    assert mirror.view(A) == {}
+    assert inbox.lags_s(0.1) == {}

@@ -1,0 +1,107 @@
+"""Two gateways over the same endpoints, and a real Redis between them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from headrace.core.ids import EndpointId
+from tests.integration.gateway.conftest import (
+    DONE,
+    LIMIT_S,
+    STREAM,
+    USAGE_EVENT,
+    Bench,
+    Seen,
+    Start,
+    begin_stream,
+    end_stream,
+    send,
+    token,
+)
+from tests.support.redis_server import RedisServer
+
+E0, E1 = EndpointId("e0"), EndpointId("e1")
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(LIMIT_S):
+        while not true():  # noqa: ASYNC110 -- what is waited for comes over the network
+            await asyncio.sleep(0.002)
+
+
+async def shows(bench: Bench, line: str) -> None:
+    async with asyncio.timeout(LIMIT_S):
+        while not await bench.metric(line):  # noqa: ASYNC110 -- metrics are only ever asked for
+            await asyncio.sleep(0.01)
+
+
+async def pair(start: Start, url: str, engines: int = 1) -> tuple[Bench, Bench]:
+    """Start two gateways that share; their engines have the same names."""
+    quick = {"redis_url": url, "share_ms": 1, "heartbeat_ms": 10, "lost_after_s": 0.5}
+    quick |= {"answer_s": 0.3, "retry_most_s": 0.05}
+    one = await start(engines, sharing={**quick, "replica": "one"})
+    two = await start(engines, sharing={**quick, "replica": "two"})
+    for bench, other in ((one, "two"), (two, "one")):
+        await shows(bench, f'headrace_router_sharing_lag_seconds{{replica="{other}"')
+    return one, two
+
+
+async def test_each_gateway_counts_the_other_one_s_requests(
+    start: Start, own_redis: RedisServer
+) -> None:
+    one, two = await pair(start, own_redis.url, engines=2)
+    go_on = asyncio.Event()
+
+    async def slow(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        await begin_stream(writer, token("a"))
+        await go_on.wait()
+        await send(writer, token("", "stop"), USAGE_EVENT, DONE)
+        await end_stream(writer)
+
+    for engine in one.engines:
+        engine.script = slow
+    client = await one.client()
+    await client.ask(STREAM)
+    await client.head()
+    busy = E0 if one.router.inflight(E0) else E1
+    await until(lambda: two.router.inflight(busy) == 1)
+    assert (await two.ask(STREAM)).status == 200
+    (idle,) = [engine for engine in two.engines if engine.name != busy]
+    assert len(idle.seen) == 1, "least-requests knows that the other engine is busy"
+    go_on.set()
+    while await client.piece():
+        pass
+    await until(lambda: two.router.inflight(busy) == 0)
+
+
+async def test_a_gateway_that_ends_leaves_nothing_in_the_other_one_s_books(
+    start: Start, own_redis: RedisServer
+) -> None:
+    one, two = await pair(start, own_redis.url)
+
+    async def never(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        await begin_stream(writer, token("a"))
+        await asyncio.Event().wait()
+
+    one.engines[0].script = never
+    client = await one.client()
+    await client.ask(STREAM)
+    await client.head()
+    await until(lambda: two.router.inflight(E0) == 1)
+    one.task.cancel()
+    await until(lambda: two.router.inflight(E0) == 0)
+
+
+async def test_without_redis_traffic_flows_and_the_metric_says_so(
+    start: Start, own_redis: RedisServer
+) -> None:
+    one, two = await pair(start, own_redis.url)
+    own_redis.stop()
+    await shows(one, "headrace_store_up 0.0")
+    for bench in (one, two):
+        assert (await bench.ask(STREAM)).status == 200
+    own_redis.start()
+    await shows(one, "headrace_store_up 1.0")
+    assert (await one.ask(STREAM)).status == 200
+    await until(lambda: two.router.inflight(E0) == 0)
