@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
+from signal import SIG_IGN, SIGINT, signal
 from typing import Final
 
 from bench.routing.cache import RunCache
@@ -39,17 +40,30 @@ def figures_by_run(
 def _make(todo: list[Run], cache: RunCache, workers: int, what: str) -> None:
     started_s = said_s = time.perf_counter()
     # forked, not spawned: whatever happens to the files meanwhile, the workers have our code
-    with ProcessPoolExecutor(min(workers, len(todo)), get_context("fork")) as pool:
+    with ProcessPoolExecutor(
+        min(workers, len(todo)),
+        get_context("fork"),
+        initializer=signal,
+        initargs=(SIGINT, SIG_IGN),  # an interruption is ours to handle
+    ) as pool:
         futures = {pool.submit(figures_of, run): run for run in todo}
-        for done, future in enumerate(as_completed(futures), start=1):
-            try:
-                cache.put(futures[future], future.result())
-            except Exception as error:
-                pool.shutdown(wait=False, cancel_futures=True)
-                error.add_note(f"in {futures[future]}")
-                raise
-            now_s = time.perf_counter()
-            if now_s - said_s > _SAY_EVERY_S:
-                said_s = now_s
-                left_s = (now_s - started_s) / done * (len(todo) - done)
-                print(f"{what}: {done} of {len(todo)} runs, {left_s:.0f} s left", file=sys.stderr)
+        try:
+            for done, future in enumerate(as_completed(futures), start=1):
+                cache.put(futures[future], _result(future, futures[future]))
+                now_s = time.perf_counter()
+                if now_s - said_s > _SAY_EVERY_S:
+                    said_s = now_s
+                    left_s = (now_s - started_s) / done * (len(todo) - done)
+                    said = f"{what}: {done} of {len(todo)} runs, {left_s:.0f} s left"
+                    print(said, file=sys.stderr)
+        except BaseException:  # an interruption too must not wait for all the rest
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _result(future: Future[dict[str, float]], run: Run) -> dict[str, float]:
+    try:
+        return future.result()
+    except Exception as error:
+        error.add_note(f"in {run}")
+        raise
