@@ -14,6 +14,7 @@ from router.endpoints import Endpoints
 from router.ledger import EndpointLoad, Ledger
 from router.policy import Candidate
 from router.prefixes import NOTHING, Cached, Prefixes
+from router.unseen import Unseen
 
 SESSIONS_LIMIT: Final = 50_000
 """Most sessions of which the last endpoint is remembered; about 250 bytes each."""
@@ -48,12 +49,14 @@ class Candidates:
         ledger: Ledger,
         prefixes: Prefixes,
         sessions: Sessions,
+        unseen: Unseen,
         time_scale: float,
     ) -> None:
         self._endpoints = endpoints
         self._ledger = ledger
         self._prefixes = prefixes
         self._sessions = sessions
+        self._unseen = unseen
         self._time_scale = time_scale
 
     def load(self, view: EndpointView) -> EndpointLoad:
@@ -110,10 +113,10 @@ class Candidates:
             held.tokens,
             load.inflight,
             load.decoding,
-            load.queued_ms(engine_s),
+            load.queued_ms(engine_s) + self._unseen.ms(endpoint_id, engine_s),
             load.kv_tokens,
             speed.kv_tokens,
-            fit.fixed_ms,
+            fit.fixed_ms + load.beside_ms,
             fit.per_token_ms,
             fit.per_pair_ms,
             (held.tokens - held.gpu_tokens) / speed.fetch_tokens_per_s * 1_000.0,
