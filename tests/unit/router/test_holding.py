@@ -330,3 +330,20 @@ def test_of_several_openings_the_best_for_the_request_is_taken() -> None:
     end(r, "fill-a", 1.0)
     r.released(RequestId("fill-b"), 1.0)
     assert placed(r, 1.0) == [("again", B)]
+
+
+def test_an_opening_without_room_for_the_request_is_not_taken_however_warm_it_is() -> None:
+    large = replace(SPEED, kv_tokens=200_000)
+    r = router(view(A, speed=large), view(B, speed=large))
+    for name, tokens in (("warm", 140_000), ("big", 60_000)):
+        asked = request(name, tokens, head=len(name))
+        r.dispatched(asked, r.choose(asked, 0.0, frozenset({A})), 0.0)
+        r.first_token(RequestId(name), 60.0)
+    r.released(RequestId("warm"), 60.0)
+    fill(r, A, now_s=60.0)
+    again = request("again", 140_000, head=len("warm"))
+    warmth = {c.endpoint_id: c.cached_tokens for c in r.candidates(again, 60.0)}
+    assert warmth == {A: 0.0, B: 139_999.0}
+    hold(r, again, now_s=60.0)
+    end(r, "fill-a", 61.0)
+    assert placed(r, 61.0) == [("again", A)]

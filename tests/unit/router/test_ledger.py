@@ -166,16 +166,40 @@ def test_an_endpoint_that_vanishes_with_requests_in_flight_is_forgotten_when_the
         assert seen(r).per_token_ms == pytest.approx(1.0)
 
 
-def test_a_ledger_without_requests_is_exactly_empty_after_sums_that_do_not_come_out_even() -> None:
-    ledger = Ledger()
-    books = ledger.load(A, 10_000.0)
+def test_what_decodes_there_delays_a_prompt_by_what_was_learned_of_it() -> None:
+    r = router(view(A))
+    now_s = 0.0
+    for n in range(
+        120
+    ):  # every other prompt comes while 400,000 tokens decode, and takes 50 ms more
+        busy = n % 2 == 1
+        if busy:
+            send(r, request(f"big{n}", 399_744, 1_000 + n), now_s)
+            now_s += prefill_s(399_744)
+            r.first_token(RequestId(f"big{n}"), now_s)
+        asked = request(f"r{n}", 2_000 + n % 7 * 500, n)
+        send(r, asked, now_s)
+        now_s += prefill_s(asked.prompt_tokens) + 0.05 * busy
+        r.first_token(asked.request_id, now_s)
+        r.released(asked.request_id, now_s)
+        r.released(RequestId(f"big{n}"), now_s)
+    idle_ms = seen(r, now_s).fixed_ms
+    send(r, request("big", 399_744, 5_000), now_s)
+    r.first_token(RequestId("big"), now_s + prefill_s(399_744))
+    assert seen(r, now_s + 10.0).fixed_ms - idle_ms == pytest.approx(50.0, rel=0.35)
+
+
+def test_after_sums_that_do_not_come_out_even_an_idle_endpoint_is_as_good_as_new() -> None:
+    ledger, fresh = Ledger(), Ledger()
+    books, new = ledger.load(A, 10_000.0), fresh.load(A, 10_000.0)
     for n in range(50):
-        asked = request(f"r{n}", 1_000 + n)
-        ledger.dispatched(asked, A, cached_tokens=0.1 * n, now_s=0.0)
+        ledger.dispatched(request(f"r{n}", 1_000 + n), A, cached_tokens=n / 7, now_s=0.0)
     for n in range(50):
-        if n % 3:
-            ledger.first_token(RequestId(f"r{n}"), 1.0)
-        assert ledger.released(RequestId(f"r{n}"), 2.0) == A
+        assert ledger.released(RequestId(f"r{n}"), 0.0) == A
         ledger.check()
-    assert books.queued_ms(2.0) == 0.0
     assert (books.inflight, books.decoding, books.resident_tokens) == (0, 0, 0.0)
+    assert books.queued_ms(0.0) == 0.0
+    for one in (ledger, fresh):
+        one.dispatched(request("x", 1_000), A, cached_tokens=0.0, now_s=0.0)
+        one.dispatched(request("y", 1_000), A, cached_tokens=0.0, now_s=0.0)
+    assert books.queued_ms(0.0) == new.queued_ms(0.0)

@@ -10,8 +10,10 @@ RATE = 10_000.0  # presumed: 0.1 ms per token
 PAIR_MS = 0.1 / EVEN_TOKENS
 
 
-def observe(speed: PrefillSpeed, tokens: float, pairs: float, elapsed_ms: float) -> None:
-    speed.observe(tokens, pairs, 0.0, elapsed_ms)
+def observe(
+    speed: PrefillSpeed, tokens: float, pairs: float, elapsed_ms: float, beside: float = 0.0
+) -> None:
+    speed.observe(tokens, pairs, beside, elapsed_ms)
 
 
 def test_pairs_are_the_triangle_of_the_uncached_and_the_rectangle_over_the_cached() -> None:
@@ -131,3 +133,29 @@ def test_a_longer_prompt_never_costs_less() -> None:
         observe(speed, rng.uniform(1.0, 50_000.0), rng.uniform(1.0, 1e9), rng.uniform(0.0, 1e4))
         costs = [speed.ms(t, token_pairs(t, 0.0)) for t in (1.0, 100.0, 1e3, 1e4, 1e5)]
         assert costs == sorted(costs)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_decodes_beside_a_prompt_is_learned_as_a_cost_of_its_own(seed: int) -> None:
+    rng = Random(seed)
+    speed = PrefillSpeed(RATE)
+    per_beside_ms = 200.0 / 300_000
+    for _ in range(1_000):
+        tokens, beside = rng.uniform(500.0, 20_000.0), rng.uniform(0.0, 300_000.0)
+        pairs = token_pairs(tokens, 0.0)
+        ms = FIXED_MS + 0.1 * tokens + PAIR_MS * pairs + per_beside_ms * beside
+        observe(speed, tokens, pairs, ms * rng.uniform(0.97, 1.03), beside)
+    assert 0.25 * per_beside_ms <= speed.per_beside_ms <= 1.1 * per_beside_ms  # with caution
+    assert speed.per_token_ms == pytest.approx(0.1, rel=0.1)
+    assert speed.per_pair_ms == pytest.approx(PAIR_MS, rel=0.5)
+
+
+def test_what_decodes_beside_a_prompt_never_makes_it_faster() -> None:
+    rng = Random(4)
+    speed = PrefillSpeed(RATE)
+    assert speed.per_beside_ms == 0.0
+    for _ in range(200):
+        tokens, beside = rng.uniform(500.0, 20_000.0), rng.uniform(0.0, 300_000.0)
+        ms = 15.0 + 0.1 * tokens - beside / 1_000
+        observe(speed, tokens, token_pairs(tokens, 0.0), max(1.0, ms), beside)
+        assert speed.per_beside_ms >= 0.0

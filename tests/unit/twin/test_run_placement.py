@@ -212,17 +212,6 @@ def test_at_low_load_the_router_knows_what_each_prompt_will_find_cached(
     assert sum(record.usage.cached_tokens for record in served) > 100_000
 
 
-def test_knowing_what_engines_hold_is_no_worse_than_guessing() -> None:
-    workload = synthesize("agents", 4, rate_rps=2.5, duration_s=60.0)
-    spec = replace(L4, num_blocks=2_500)
-    hits = {}
-    for kv_events in (True, False):
-        placement = ProductionRouter("expected-ttft", 1, kv_events=kv_events)
-        records = run_placement(workload, specs=[spec] * 3, placement=placement, seed=1).records
-        hits[kv_events] = sum(record.usage.cached_tokens for record in records)
-    assert hits[True] > hits[False]
-
-
 @pytest.mark.parametrize("seed", [0, 2])
 def test_under_overload_holding_requests_back_brings_first_tokens_sooner(seed: int) -> None:
     workload = synthesize("code", seed, rate_rps=6.0, duration_s=30.0)
