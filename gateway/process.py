@@ -25,7 +25,7 @@ from gateway.keys import Keys, load_keys
 from gateway.retry import Circuit
 from gateway.serve import Parts, Service
 from gateway.sharing import open_sharing
-from gateway.tokens import PromptTokens
+from gateway.tokens import ModelSource, PromptTokens
 from gateway.upstream import Upstream
 from headrace.core.clock import Clock
 from headrace.core.endpoint import Health
@@ -101,6 +101,7 @@ async def run_gateway(
             tasks.start("sweep", parts.upstream.sweep, restart=Restart())
             tasks.start("idle", fronts.sweep, restart=Restart())
             tasks.start("endpoints", watch.follow, restart=Restart())
+            tasks.start("tokenizers", watch.prepare, restart=Restart())
             tasks.start("kv-events", subscriber.run, restart=Restart())
             tasks.start("held", service.placing.tick, restart=Restart())
             tasks.start("gauges", watch.measure, restart=Restart())
@@ -241,6 +242,7 @@ class _Watch:
         self._subscriber = subscriber
         self._source = source
         self._parts = parts
+        self._applied = asyncio.Event()
         telemetry = parts.telemetry
         self._inflight = telemetry.gauge("headrace_inflight_requests").labels()
         self._per_endpoint = telemetry.gauge("headrace_endpoint_inflight_requests")
@@ -266,12 +268,30 @@ class _Watch:
         for health in Health:
             count = sum(view.health is health for view in views)
             self._health.labels(health.value).set(count)
+        self._applied.set()
 
     async def follow(self) -> None:
         """Apply every change, for ever."""
         while True:
             self.apply()
             await self._source.changed()
+
+    async def prepare(self) -> None:
+        """Load the tokenizers of models ahead of their requests, for ever.
+
+        A request that came first would not have its tokens in time.
+        """
+        before: set[ModelSource] = set()
+        while True:
+            await self._applied.wait()
+            self._applied.clear()
+            views = self._router.endpoints()
+            bases = {view.models[0] for view in views if view.models and view.kv_events}
+            sources = {self._service.sources.of(model) for model in bases}
+            found = {source for source in sources if source is not None}
+            for source in found - before:
+                await self._parts.tokens.prepare(source)
+            before = found
 
     async def measure(self) -> None:
         """Bring the gauges up to date, for ever."""
