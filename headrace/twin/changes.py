@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import cast
 
-from headrace.simulator.requests import BlockEvent, BlocksCleared, BlocksRemoved
+from headrace.simulator.requests import BlockEvent, BlockKey, BlocksCleared, BlocksRemoved
 from headrace.twin.placement import BlocksChanged
 
 
@@ -25,14 +26,15 @@ def changes_of(events: Iterable[BlockEvent]) -> Iterator[BlocksChanged]:
             if stored:
                 yield BlocksChanged(stored, chains, removed)
                 stored, chains, removed = [], [], []
-            removed.extend(map(_number, event.keys))
+            removed.extend(_numbers(event.keys))
         else:
-            chains.append((len(stored), None if event.parent is None else _number(event.parent)))
-            stored.extend(map(_number, event.keys))
+            parent = event.parent
+            chains.append((len(stored), None if parent is None else _numbers((parent,))[0]))
+            stored.extend(_numbers(event.keys))
     if stored or removed:
         yield BlocksChanged(stored, chains, removed)
 
 
-def _number(key: int | bytes) -> int:
-    assert isinstance(key, int)
-    return key
+def _numbers(keys: Sequence[BlockKey]) -> Sequence[int]:
+    """Keys made from a trace are numbers; there are too many of them to look at each."""
+    return cast("Sequence[int]", keys)
