@@ -60,9 +60,9 @@ class Candidate:
     prefill_id: EndpointId | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Terms:
-    """What one endpoint would cost; the sum is what the policy minimises.
+    """What one endpoint would cost; the sum is what the policy minimises. Nobody changes it.
 
     ``unit`` says in what: milliseconds for the default policy, so that a decision can be read as
     "expected first token in 212 ms: 180 queue + 32 prefill". ``prefill_id`` is the candidate's.
