@@ -223,6 +223,41 @@ class RoutingSettings(BaseModel):
         return name
 
 
+class KvEventSettings(BaseModel):
+    """How the KV events of engines are followed, which tell what their caches hold."""
+
+    model_config = _STRICT
+
+    lost_after_s: float = Field(
+        default=0.5,
+        gt=0,
+        le=600,
+        description="Seconds without a connection to an engine after which what it held is "
+        "forgotten. Longer rides out network faults, and sends requests to a cache that a restart "
+        "has emptied.",
+    )
+    replay_timeout_s: float = Field(
+        default=3.0,
+        gt=0,
+        le=600,
+        description="Seconds in which an engine must go on when asked for lost events again; then "
+        "its part of the index is begun anew.",
+    )
+    check_up_s: float = Field(
+        default=10.0,
+        gt=0,
+        le=3_600,
+        description="Seconds between questions to an engine whether its last events were lost; "
+        "bounds how long a loss that nothing follows goes unnoticed.",
+    )
+    hash_seeds: tuple[str, ...] = Field(
+        default=("0", "42"),
+        max_length=16,
+        description="Values of PYTHONHASHSEED that engines may have been started with; vLLM starts "
+        "its block hashes from it. One that is not here is routed by the estimate.",
+    )
+
+
 class SharingSettings(BaseModel):
     """How several gateways over the same engines tell each other of their requests in flight."""
 
@@ -304,6 +339,9 @@ class GatewaySettings(BaseModel):
     )
     routing: RoutingSettings = Field(
         default_factory=RoutingSettings, description="What is kept of routing decisions."
+    )
+    kv_events: KvEventSettings = Field(
+        default_factory=KvEventSettings, description="How engines' KV events are followed."
     )
     sharing: SharingSettings = Field(
         default_factory=SharingSettings, description="How several gateways work as one."

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from gateway.accounting import Accounts, LineWriter
 from gateway.admission import Admission
 from gateway.app import Gateway, cold_app
-from gateway.config import GatewaySettings
+from gateway.config import GatewaySettings, KvEventSettings
 from gateway.decisions import Decisions
 from gateway.explaining import ShadowMetrics, add_explaining
 from gateway.front import Fronts
@@ -35,7 +35,8 @@ from headrace.service.clock import RealClock
 from headrace.service.lines import FLUSH_S
 from headrace.service.tasks import Restart, Tasks
 from headrace.service.telemetry import Telemetry
-from kvcache.shell.subscriber import Subscriber
+from kvcache.scheme import Guesses
+from kvcache.shell.subscriber import Subscriber, SubscriberSettings
 from router.router import Router
 from router.shadow import Shadow
 
@@ -85,7 +86,7 @@ async def run_gateway(
     app = Gateway(service, cold)
     fronts = Fronts(service, settings.limits, clock)
     listener = _bind(settings)
-    subscriber = Subscriber(router.prefixes, clock=clock)
+    subscriber = Subscriber(router.prefixes, _following(settings.kv_events), clock)
     watch = _Watch(router, source, parts, service, subscriber)
     watch.apply()  # what is known already is served from the first connection on
     try:
@@ -144,6 +145,15 @@ def _build(
         ),
         tokens=PromptTokens(settings.tokens, telemetry),
         shadow=None if routing.shadow is None else Shadow(routing.shadow, router.seed),
+    )
+
+
+def _following(settings: KvEventSettings) -> SubscriberSettings:
+    return SubscriberSettings(
+        lost_after_s=settings.lost_after_s,
+        replay_timeout_s=settings.replay_timeout_s,
+        check_up_s=settings.check_up_s,
+        guesses=Guesses(seeds=settings.hash_seeds),
     )
 
 

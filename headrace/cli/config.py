@@ -10,7 +10,56 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from controller.fleets.config import FleetSettings
 from gateway.config import GatewaySettings
+from kvcache.index import IndexLimits
 from router.catalog import DEFAULT_POLICY, POLICIES
+from router.held import HoldLimits
+from router.router import Options, Router
+
+_HOLD: Final = HoldLimits()
+_INDEX: Final = IndexLimits()
+
+
+class HoldSettings(BaseModel):
+    """When requests wait in the gateway instead of in an engine's queue: while all are full.
+
+    Only policies that cost time hold requests.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    requests: int = Field(
+        default=_HOLD.requests,
+        ge=0,
+        le=65_536,
+        description="Most requests held; more are sent on at once, full or not. 0 never holds: "
+        "for engines whose queue has an order of its own, or that others send requests to as well.",
+    )
+    longest_s: float = Field(
+        default=_HOLD.longest_s,
+        gt=0,
+        le=3_600,
+        description="Longest that one is held, in seconds; then it goes where it costs least. Set "
+        "it below the time-out of your clients.",
+    )
+    queue_ms: float = Field(
+        default=_HOLD.queue_ms,
+        gt=0,
+        le=60_000,
+        description="An endpoint with a longer queue of prompts, in milliseconds of its prefill, "
+        "is full. About one step of the engine: raise it where steps are longer or engines are far "
+        "away, so that none runs dry; lower it and short requests pass long ones sooner.",
+    )
+    kv_ratio: float = Field(
+        default=_HOLD.kv_ratio,
+        gt=0,
+        le=2,
+        description="So is one whose KV cache the requests in flight would fill beyond this share. "
+        "Lower it where engines preempt; above 1 where replies are far shorter than they may be.",
+    )
+
+    def limits(self) -> HoldLimits:
+        """Return these settings as the value that decides."""
+        return HoldLimits(**self.model_dump())
 
 
 class RouterSettings(BaseModel):
@@ -26,6 +75,16 @@ class RouterSettings(BaseModel):
         ),
     )
     seed: int = Field(default=0, ge=0, description="Of the generator that breaks ties.")
+    hold: HoldSettings = Field(default_factory=HoldSettings)
+    index_blocks: int = Field(
+        default=_INDEX.blocks,
+        ge=1_000,
+        le=1_000_000_000,
+        description="Most KV blocks, each counted once however many endpoints hold it, that the "
+        "prefix index knows of engines that name their blocks alike; about 85 bytes each. Beyond "
+        "it the least used are forgotten, and their prefixes routed as if nobody held them. The "
+        "default suits 64 engines of 80,000 blocks.",
+    )
 
     @field_validator("policy")
     @classmethod
@@ -33,6 +92,16 @@ class RouterSettings(BaseModel):
         if name not in POLICIES:
             raise ValueError(f"unknown policy {name!r}; known: {', '.join(sorted(POLICIES))}")
         return name
+
+    def router(self, time_scale: float = 1.0) -> Router:
+        """Return a router set up so; ``time_scale`` is for simulated fleets."""
+        options = Options(
+            seed=self.seed,
+            time_scale=time_scale,
+            hold=self.hold.limits(),
+            index=IndexLimits(blocks=self.index_blocks),
+        )
+        return Router(self.policy, options)
 
 
 class LogSettings(BaseModel):

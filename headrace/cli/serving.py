@@ -20,7 +20,6 @@ from headrace.runtime.engines.launch import EngineKind
 from headrace.service.lines import ConsoleLines, JsonLines
 from headrace.service.log import configure_logging, get_logger
 from headrace.service.settings import describe, load_settings
-from router.router import Options, Router
 
 
 def run(config: Path | None, flags: Mapping[str, object]) -> bool:
@@ -55,12 +54,8 @@ class _Up:
         self._settings = settings
         self._lines = lines
         fleet = settings.fleet
-        self._router = Router(
-            settings.router.policy,
-            Options(
-                seed=settings.router.seed,
-                time_scale=fleet.time_scale if fleet.engine is EngineKind.SIMULATED else 1.0,
-            ),
+        self._router = settings.router.router(
+            fleet.time_scale if fleet.engine is EngineKind.SIMULATED else 1.0
         )
         self._fleet = LocalFleet(settings.fleet, inflight=self._router.inflight)
         self._stop = asyncio.Event()
