@@ -93,15 +93,23 @@ class RouterSettings(BaseModel):
             raise ValueError(f"unknown policy {name!r}; known: {', '.join(sorted(POLICIES))}")
         return name
 
-    def router(self, time_scale: float = 1.0) -> Router:
-        """Return a router set up so; ``time_scale`` is for simulated fleets."""
-        options = Options(
+    def options(self, time_scale: float = 1.0) -> Options:
+        """Return these settings as the router takes them.
+
+        Args:
+            time_scale: Of a simulated fleet.
+
+        """
+        return Options(
             seed=self.seed,
             time_scale=time_scale,
             hold=self.hold.limits(),
             index=IndexLimits(blocks=self.index_blocks),
         )
-        return Router(self.policy, options)
+
+    def router(self, time_scale: float = 1.0) -> Router:
+        """Return a router set up so."""
+        return Router(self.policy, self.options(time_scale))
 
 
 class LogSettings(BaseModel):

@@ -11,10 +11,13 @@ from headrace.cli.output import Run, check_writable, write
 from headrace.core.slo import SloTarget
 from headrace.simulator.presets import engine_spec
 from headrace.simulator.spec import EngineSpec
+from headrace.twin.production import ProductionRouter
 from headrace.twin.report import ideal_hit_ratio, offered_span_s, summarise
-from headrace.twin.run import simulate
+from headrace.twin.run import run_placement
 from headrace.twin.workloads import WorkloadChoice
 from router.catalog import DEFAULT_POLICY, make_policy
+from router.held import HoldLimits
+from router.router import Options
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +42,25 @@ class Fleet:
 
 @dataclass(frozen=True, slots=True)
 class Simulating:
-    """One comparison as asked for; no policies means the default one."""
+    """One comparison as asked for; no policies means the default one, no limit the router's."""
 
     choice: WorkloadChoice
     fleet: Fleet
     policies: tuple[str, ...]
+    kv_events: bool
+    hold_requests: int | None
     slo: SloTarget
     json_path: Path | None
     plot_path: Path | None
+
+    def placement(self, policy: str) -> ProductionRouter:
+        """Return a new router that places by ``policy``."""
+        hold = HoldLimits()
+        if self.hold_requests is not None:
+            hold = replace(hold, requests=self.hold_requests)
+        return ProductionRouter(
+            policy, self.choice.seed, kv_events=self.kv_events, options=Options(hold=hold)
+        )
 
 
 def run(asked: Simulating) -> bool:
@@ -71,11 +85,10 @@ def run(asked: Simulating) -> bool:
     console = Console(stderr=True)
     for policy in dict.fromkeys(policies):
         with console.status(f"simulating {len(workload)} requests with {policy}"):
-            result = simulate(
+            result = run_placement(
                 workload,
-                spec=spec,
-                engines=asked.fleet.engines,
-                policy=policy,
+                specs=[spec] * asked.fleet.engines,
+                placement=asked.placement(policy),
                 seed=asked.choice.seed,
             )
         report = summarise(
@@ -98,6 +111,7 @@ def run(asked: Simulating) -> bool:
                 "tp": spec.tp,
                 "kv_tokens": kv_tokens,
             },
+            "router": {"kv_events": asked.kv_events, "hold_requests": asked.hold_requests},
             "workload": asked.choice.facts(),
             "slo": {"ttft_s": asked.slo.ttft_s, "tpot_s": asked.slo.tpot_s},
             "digests": digests,

@@ -31,6 +31,17 @@ def twin(  # noqa: PLR0913 -- a command's options are its parameters
         list[str] | None,
         typer.Option("--policy", help="Routing policy; repeat it to compare several."),
     ] = None,
+    kv_events: Annotated[
+        bool,
+        typer.Option(
+            "--kv-events/--no-kv-events",
+            help="Whether the router follows engines' KV events, or estimates what they hold.",
+        ),
+    ] = True,
+    hold: Annotated[
+        int | None,
+        typer.Option("--hold", min=0, help="Most requests held while all engines are full."),
+    ] = None,
     minutes: options.Minutes = None,
     limit: options.Limit = None,
     seed: options.Seed = 1,
@@ -50,6 +61,8 @@ def twin(  # noqa: PLR0913 -- a command's options are its parameters
                 choice=WorkloadChoice(trace, workload, rate, minutes, limit, seed),
                 fleet=simulating.Fleet(engines, hardware, sim_model, tp),
                 policies=tuple(policy or ()),
+                kv_events=kv_events,
+                hold_requests=hold,
                 slo=SloTarget(ttft_s=slo_ttft, tpot_s=slo_tpot),
                 json_path=json,
                 plot_path=plot,

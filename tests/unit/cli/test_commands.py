@@ -106,3 +106,20 @@ def test_twin_compares_policies_and_writes_figures_and_a_plot(tmp_path: Path) ->
     assert set(written["digests"]) == {"expected-ttft", "round-robin"}
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert "TTFT mean" in result.stdout
+
+
+def test_the_twin_can_do_without_kv_events_and_without_holding(tmp_path: Path) -> None:
+    json = tmp_path / "twin.json"
+
+    def written(*words: str) -> dict[str, dict[str, float]]:
+        asked = ["twin", "--limit", "150", "--engines", "1", "--rate", "60", "--hardware", "L4"]
+        result = headrace_cli(*asked, "--json", str(json), *words)
+        assert result.exit_code == 0, result.output
+        found = orjson.loads(json.read_bytes())
+        assert isinstance(found, dict)
+        return found
+
+    ttft = "expected-ttft.ttft_mean_s"
+    alone = written("--hold", "0", "--no-kv-events")
+    assert alone["router"] == {"kv_events": False, "hold_requests": 0}
+    assert written()["figures"][ttft] < alone["figures"][ttft]
