@@ -11,6 +11,7 @@ from headrace.core.ids import EndpointId
 from headrace.core.request import RouteRequest
 from router.disaggregation import pairs
 from router.endpoints import Endpoints
+from router.held import HoldLimits, Opening
 from router.ledger import EndpointLoad, Ledger
 from router.policy import Candidate
 from router.prefixes import NOTHING, Cached, Prefixes
@@ -94,6 +95,25 @@ class Candidates:
             replying,
             [speed.transfer_tokens_per_s for speed in speeds],
         )
+
+    def room(self, view: EndpointView, limits: HoldLimits, engine_s: float) -> float:
+        """Return the KV tokens that an endpoint may be given now; below zero when it is full."""
+        load = self.load(view)
+        if load.inflight == 0:
+            return float("inf")
+        if load.queued_ms(engine_s) >= limits.queue_ms:
+            return -1.0
+        return limits.kv_ratio * view.speed.kv_tokens - load.kv_tokens
+
+    def openings(self, limits: HoldLimits, engine_s: float) -> list[Opening]:
+        """Return the endpoints that may be given a request now, by id."""
+        openings = []
+        for view in self._endpoints.ready():
+            room = self.room(view, limits, engine_s)
+            if room > 0.0:
+                speed = self.load(view).speed
+                openings.append(Opening(view.endpoint_id, room, speed.fixed_ms, speed.per_token_ms))
+        return openings
 
     def _of(
         self,

@@ -19,7 +19,7 @@ from router.catalog import DEFAULT_POLICY, make_policy
 from router.decide import Decision, decide, tie_rng
 from router.disaggregation import prefill_half
 from router.endpoints import Endpoints
-from router.held import Held, HeldRequests, HoldLimits, Opening
+from router.held import Held, HeldRequests, HoldLimits
 from router.ledger import Ledger, resident_tokens
 from router.memory import memory_reader
 from router.others import OtherReplicas
@@ -190,8 +190,8 @@ class Router:
         views = self._endpoints.that_may_serve(request, exclude)
         cached = self.prefixes.cached(request, engine_s)
         if self._policy.holds and views and self._held.has_room():
-            tokens = resident_tokens(request)
-            if not any(self._room(view, engine_s) >= tokens for view in views):
+            tokens, limits = resident_tokens(request), self._options.hold
+            if not any(self._known.room(view, limits, engine_s) >= tokens for view in views):
                 self._held.add(Held(request, exclude, engine_s, tokens, cached, attempt))
                 return None
         candidates = self._candidates(request, views, cached, exclude, engine_s)
@@ -210,7 +210,7 @@ class Router:
             held = self._held.overdue(engine_s)
             only: frozenset[EndpointId] | None = None
             if held is None:
-                openings = self._openings(engine_s)
+                openings = self._known.openings(self._options.hold, engine_s)
                 held = self._held.next_for(openings, self._endpoints.admits, engine_s)
                 if held is None:
                     break
@@ -377,22 +377,3 @@ class Router:
     ) -> Decision:
         rng = tie_rng(self._options.seed, request.request_id, attempt)
         return decide(request, candidates, self._policy, rng, self._memory())
-
-    def _room(self, view: EndpointView, engine_s: float) -> float:
-        """Return the KV tokens that an endpoint may be given now; below zero when it is full."""
-        load = self._known.load(view)
-        if load.inflight == 0:
-            return float("inf")
-        limits = self._options.hold
-        if load.queued_ms(engine_s) >= limits.queue_ms:
-            return -1.0
-        return limits.kv_ratio * view.speed.kv_tokens - load.kv_tokens
-
-    def _openings(self, engine_s: float) -> list[Opening]:
-        openings = []
-        for view in self._endpoints.ready():
-            room = self._room(view, engine_s)
-            if room > 0.0:
-                speed = self._known.load(view).speed
-                openings.append(Opening(view.endpoint_id, room, speed.fixed_ms, speed.per_token_ms))
-        return openings
