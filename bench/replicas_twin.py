@@ -147,10 +147,16 @@ class Replicas(Placement, SelfTimed):
         self._past = {view.endpoint_id: deque(maxlen=REPLAY_STEPS) for view in views}
         for replica in self._replicas:
             self._begin(replica.placement)
+            self._introduce(replica)
         crash = self._setup.crash
         if crash is not None:
             self._after(crash.at_s, self._end_first)
             self._after(crash.at_s + crash.down_s, self._restart_first)
+
+    def _introduce(self, replica: _Replica) -> None:
+        if self._setup.shared:
+            others = [other.name for other in self._replicas if other is not replica]
+            replica.placement.router.others.together(replica.name, others, self._setup.delay_s)
 
     @override
     def submit(self, request: RouteRequest, now_s: float) -> Sequence[Placed]:
@@ -261,6 +267,7 @@ class Replicas(Placement, SelfTimed):
     def _restart_first(self, now_s: float) -> Sequence[Placed]:
         reborn = self._replicas[0] = _Replica(self._setup, 0, 2, self._soon)
         self._begin(reborn.placement)
+        self._introduce(reborn)
         for endpoint_id, changes in self._past.items():
             for change in changes:
                 reborn.placement.changed(endpoint_id, change, now_s)

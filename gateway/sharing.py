@@ -34,6 +34,10 @@ _ECHOES: Final = 1_024
 """Messages of ours whose return is waited for, to measure the delay."""
 
 
+_DELAY_WEIGHT: Final = 0.05
+"""Weight of a new measurement in the mean delay."""
+
+
 @dataclass(frozen=True, slots=True)
 class SharingOptions:
     """How reserves are shared.
@@ -82,6 +86,8 @@ class Sharing(ReserveObserver):
         self._store = store
         self._clock = clock
         self._applied = applied
+        self._sink = sink
+        self._delay_s = options.share_s  # until it has been measured
         self._outbox = Outbox(options.replica, options.epoch, options.limits)
         self._inbox = Inbox(options.replica, sink, options.limits)
         self._codec = Codec()
@@ -138,6 +144,7 @@ class Sharing(ReserveObserver):
                 self._timer.cancel()
                 self._timer = None
             self._inbox.forget(self._clock.now_s())
+            self._sink.together(self._options.replica, (), 0.0)
 
     def _beat(self) -> None:
         now_s = self._clock.now_s()
@@ -146,8 +153,10 @@ class Sharing(ReserveObserver):
             self._lag.forget(lost)
             _log.warning("replica_lost", replica=lost, after_s=self._options.limits.lost_after_s)
             self._applied()
-        for replica, lag_s in self._inbox.lags_s(now_s).items():
+        lags_s = self._inbox.lags_s(now_s)
+        for replica, lag_s in lags_s.items():
             self._lag.labels(replica).set(lag_s)
+        self._sink.together(self._options.replica, lags_s, self._delay_s)
         silent = now_s - self._sent_s >= self._options.heartbeat_s * 0.5
         if silent or self._outbox.due(now_s) or not self._inbox.synced():
             self._flush()
@@ -198,6 +207,7 @@ class Sharing(ReserveObserver):
             sent_s = self._echoes.pop(message.seq, None) if message.deltas else None
             if sent_s is not None and not message.snapshot:
                 self._delay.observe(now_s - sent_s)
+                self._delay_s += _DELAY_WEIGHT * (now_s - sent_s - self._delay_s)
         elif not self._twin_known:
             self._twin_known = True
             _log.warning("replica_name_taken", replica=self._options.replica)

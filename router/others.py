@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from typing_extensions import override
@@ -13,19 +14,30 @@ from router.endpoints import Endpoints
 from router.ledger import Ledger
 from router.prefixes import Prefixes
 from router.reserve import ReplicaId, Reserve, ReserveSink
+from router.unseen import Unseen
 
 
 class OtherReplicas(ReserveSink):
     """Enters reserves of other replicas, and what their requests will leave in caches."""
 
     def __init__(
-        self, ledger: Ledger, prefixes: Prefixes, endpoints: Endpoints, time_scale: float
+        self,
+        ledger: Ledger,
+        prefixes: Prefixes,
+        endpoints: Endpoints,
+        unseen: Unseen,
+        time_scale: float,
     ) -> None:
         self._ledger = ledger
         self._prefixes = prefixes
         self._endpoints = endpoints
+        self._unseen = unseen
         self._time_scale = time_scale
         self._requests: dict[ReplicaId, set[RequestId]] = {}
+
+    @override
+    def together(self, own: ReplicaId, others: Iterable[ReplicaId], delay_s: float) -> None:
+        self._unseen.together(own, others, delay_s * self._time_scale)
 
     @override
     def remote_dispatched(self, replica: ReplicaId, reserve: Reserve) -> None:
@@ -33,7 +45,9 @@ class OtherReplicas(ReserveSink):
         engine_s = reserve.dispatched_s * self._time_scale
         speed = self._speed(reserve.endpoint_id)
         presumed = (speed or Speed()).prefill_tokens_per_s / self._time_scale
-        self._ledger.load(reserve.endpoint_id, presumed)
+        load = self._ledger.load(reserve.endpoint_id, presumed)
+        if not reserve.decoding:
+            self._unseen.sent(load.speed.ms(reserve.miss_tokens, 0.0), engine_s)
         self._ledger.dispatched_elsewhere(request_id, replace(reserve, dispatched_s=engine_s))
         self._requests.setdefault(replica, set()).add(request_id)
         if speed is not None and (reserve.blocks or reserve.engine_blocks):

@@ -26,6 +26,7 @@ from router.others import OtherReplicas
 from router.policy import TIME_UNIT, Candidate
 from router.prefixes import Cached, Prefixes
 from router.reserve import ReserveObserver
+from router.unseen import Unseen
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +95,17 @@ class Router:
         self._held = HeldRequests(self._options.hold)
         self._sent: dict[RequestId, _Sent] = {}
         self._sessions = Sessions()
+        self._unseen = Unseen()
         self._known = Candidates(
-            self._endpoints, self._ledger, self.prefixes, self._sessions, self._options.time_scale
+            self._endpoints,
+            self._ledger,
+            self.prefixes,
+            self._sessions,
+            self._unseen,
+            self._options.time_scale,
         )
         self.others = OtherReplicas(
-            self._ledger, self.prefixes, self._endpoints, self._options.time_scale
+            self._ledger, self.prefixes, self._endpoints, self._unseen, self._options.time_scale
         )
 
     def observed_by(self, observer: ReserveObserver) -> None:
@@ -116,6 +123,7 @@ class Router:
         """
         for endpoint_id in self._endpoints.set(endpoints):
             self.prefixes.gone(endpoint_id)
+        self._unseen.endpoints(self._endpoints.ids())
         self._ledger.forget_idle(self._endpoints.ids())
         for view in self._endpoints.all():
             if view.load is not None:
