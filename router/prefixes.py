@@ -141,6 +141,8 @@ class Prefixes(IndexSink):
         if scheme is not None:
             self._schemes[endpoint] = scheme
             self._indexes.setdefault(scheme, PrefixIndex(self._limits))
+        else:
+            self._estimate.removed(endpoint)  # what was sent to it was sent to the life before
 
     @override
     def stored(
@@ -168,6 +170,8 @@ class Prefixes(IndexSink):
         scheme = self._schemes.get(endpoint)
         if scheme is not None:
             self._indexes[scheme].forget(endpoint)
+        else:
+            self._estimate.removed(endpoint)  # it may be a new life, and nothing else will tell
 
     def _following(self, scheme: BlockScheme) -> list[EndpointId]:
         return [endpoint for endpoint, own in self._schemes.items() if own == scheme]
