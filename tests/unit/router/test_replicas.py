@@ -274,3 +274,15 @@ def test_who_stops_listening_drops_all_that_nobody_would_correct() -> None:
     inbox.forget(0.1)
     assert mirror.view(A) == {}
     assert inbox.lags_s(0.1) == {}
+
+
+def test_a_request_on_its_second_endpoint_is_moved_even_before_its_first_token() -> None:
+    outbox, inbox, mirror = pair()
+    outbox.dispatched(reserve("r", "first"))
+    hear(inbox, outbox.flush(0.0))
+    outbox.released(RequestId("r"), 0.1)
+    outbox.dispatched(reserve("r", "second"))
+    outbox.flush(0.2)  # lost
+    outbox.snapshot_wanted()
+    hear(inbox, outbox.flush(0.2))
+    assert mirror.view(A) == {"r": ("second", 100.0, False)}
