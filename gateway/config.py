@@ -214,6 +214,15 @@ class RoutingSettings(BaseModel):
         description="A second policy that is asked about every decision and never obeyed; "
         "`/headrace/v1/shadow` and metrics tell where it differs. Doubles the time of a decision.",
     )
+    labels_header: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=256,
+        pattern=r"^[A-Za-z0-9-]+$",
+        description="Request header that names the labels an endpoint must carry to serve it, as "
+        "`key=value,key=value`. Unset: no header has a say. Whoever may send it chooses endpoints, "
+        "so name one only where a proxy sets it, or clients are trusted.",
+    )
 
     @field_validator("shadow")
     @classmethod

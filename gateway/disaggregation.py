@@ -131,7 +131,7 @@ class Disaggregation:
     ) -> FirstReply:
         view = self._router.endpoint(prefill_id)
         body = first_body(request.forward)
-        head = self._upstream.pool(view).head(self._paths[request.kind]) + head
+        head = self._upstream.head(view, self._paths[request.kind]) + head
         for tries in range(TRIES):
             try:
                 connection = await self._upstream.connection(view)

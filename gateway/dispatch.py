@@ -18,7 +18,7 @@ from gateway.placing import Placing
 from gateway.prompt import BLOCK_BYTES, TOKEN_BYTES, TokenRates
 from gateway.reply import judge
 from gateway.retry import Circuit, retry_reason
-from gateway.sources import Sources, session_of
+from gateway.sources import Sources, labels_of, session_of
 from gateway.sse import StreamMeter
 from gateway.tokens import PromptTokens, Tokenised
 from gateway.upstream import Upstream
@@ -86,6 +86,7 @@ class Dispatcher:
         )
         self._rates = TokenRates()
         self._forwarded = [name.lower().encode() for name in settings.upstream.forward_headers]
+        self._labels_header = (settings.routing.labels_header or "").lower().encode()
         self._retries = telemetry.counter("headrace_retries_total")
 
     async def dispatch(
@@ -170,6 +171,7 @@ class Dispatcher:
             session=session_of(headers) or request.session,
             priority=request.priority,
             first_token_seen=request.stream,
+            labels=labels_of(headers, self._labels_header),
             may_split=self._split.may_split(request),
             engine_blocks=NO_ENGINE_BLOCKS if tokenised is None else tokenised.blocks,
         )
@@ -281,7 +283,7 @@ class Dispatcher:
             reply_bytes=limits.reply_bytes,
         )
         connection.send(
-            self._upstream.pool(view).head(PATHS[request.kind]) + head,
+            self._upstream.head(view, PATHS[request.kind]) + head,
             request.forward,
             exchange,
             now_s=self._clock.now_s(),

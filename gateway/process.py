@@ -22,16 +22,19 @@ from gateway.explaining import ShadowMetrics, add_explaining
 from gateway.front import Fronts
 from gateway.index_metrics import IndexMetrics
 from gateway.keys import Keys, load_keys
+from gateway.preparing import FOR_EVER, Preparing
 from gateway.retry import Circuit
 from gateway.serve import Parts, Service
 from gateway.sharing import open_sharing
-from gateway.tokens import ModelSource, PromptTokens
+from gateway.tokens import PromptTokens
 from gateway.upstream import Upstream
 from headrace.core.clock import Clock
-from headrace.core.endpoint import Health
+from headrace.core.endpoint import EndpointView, Health
 from headrace.core.errors import ConfigError
+from headrace.runtime.client import ClientLimits, EngineClient
 from headrace.runtime.discovery import EndpointSource
 from headrace.service.clock import RealClock
+from headrace.service.http import HttpLimits, make_session
 from headrace.service.lines import FLUSH_S
 from headrace.service.tasks import Restart, Tasks
 from headrace.service.telemetry import Telemetry
@@ -87,7 +90,13 @@ async def run_gateway(
     fronts = Fronts(service, settings.limits, clock)
     listener = _bind(settings)
     subscriber = Subscriber(router.prefixes, _following(settings.kv_events), clock)
-    watch = _Watch(router, source, parts, service, subscriber)
+    session = make_session(HttpLimits(), key=settings.upstream.key)
+
+    def engine(view: EndpointView) -> EngineClient:
+        return EngineClient(session, view.url, ClientLimits(), dp_rank=view.dp_rank)
+
+    preparing = Preparing(router, service.sources, parts.tokens, engine)
+    watch = _Watch(router, source, parts, service, subscriber, preparing)
     watch.apply()  # what is known already is served from the first connection on
     try:
         shared = open_sharing(
@@ -102,7 +111,7 @@ async def run_gateway(
             tasks.start("sweep", parts.upstream.sweep, restart=Restart())
             tasks.start("idle", fronts.sweep, restart=Restart())
             tasks.start("endpoints", watch.follow, restart=Restart())
-            tasks.start("tokenizers", watch.prepare, restart=Restart())
+            tasks.start("tokenizers", preparing.run, restart=FOR_EVER)
             tasks.start("kv-events", subscriber.run, restart=Restart())
             tasks.start("held", service.placing.tick, restart=Restart())
             tasks.start("gauges", watch.measure, restart=Restart())
@@ -113,6 +122,7 @@ async def run_gateway(
             await _listen(app, fronts, settings, listener, ready, stop)
     finally:
         listener.close()
+        await session.close()
         parts.upstream.close()
         parts.tokens.close()
         if lines is not None:
@@ -246,13 +256,14 @@ class _Watch:
         parts: Parts,
         service: Service,
         subscriber: Subscriber,
+        preparing: Preparing,
     ) -> None:
         self._router = router
         self._service = service
         self._subscriber = subscriber
         self._source = source
         self._parts = parts
-        self._applied = asyncio.Event()
+        self._preparing = preparing
         telemetry = parts.telemetry
         self._inflight = telemetry.gauge("headrace_inflight_requests").labels()
         self._per_endpoint = telemetry.gauge("headrace_endpoint_inflight_requests")
@@ -278,30 +289,13 @@ class _Watch:
         for health in Health:
             count = sum(view.health is health for view in views)
             self._health.labels(health.value).set(count)
-        self._applied.set()
+        self._preparing.changed()
 
     async def follow(self) -> None:
         """Apply every change, for ever."""
         while True:
             self.apply()
             await self._source.changed()
-
-    async def prepare(self) -> None:
-        """Load the tokenizers of models ahead of their requests, for ever.
-
-        A request that came first would not have its tokens in time.
-        """
-        before: set[ModelSource] = set()
-        while True:
-            await self._applied.wait()
-            self._applied.clear()
-            views = self._router.endpoints()
-            bases = {view.models[0] for view in views if view.models and view.kv_events}
-            sources = {self._service.sources.of(model) for model in bases}
-            found = {source for source in sources if source is not None}
-            for source in found - before:
-                await self._parts.tokens.prepare(source)
-            before = found
 
     async def measure(self) -> None:
         """Bring the gauges up to date, for ever."""

@@ -7,6 +7,7 @@ from typing import Final
 
 from gateway.tokens import ModelSource
 from headrace.core.endpoint import EndpointView
+from headrace.core.errors import InvalidRequest
 from headrace.core.ids import ModelName
 
 SESSION_HEADERS: Final = (
@@ -33,6 +34,43 @@ def session_of(headers: Mapping[bytes, bytes]) -> str | None:
         if value and len(value) <= MAX_SESSION_BYTES:
             return value.decode("latin-1")
     return None
+
+
+MAX_LABELS: Final = 16
+MAX_LABELS_BYTES: Final = 1_024
+"""What a header may ask for; more is a mistake or an attack."""
+
+
+def labels_of(headers: Mapping[bytes, bytes], name: bytes) -> tuple[tuple[str, str], ...]:
+    """Return the labels that a request's endpoint must carry: ``key=value``, parted by commas.
+
+    Args:
+        headers: The request's.
+        name: The header that has them; b"" for none.
+
+    Raises:
+        InvalidRequest: if it is of another form.
+
+    """
+    value = headers.get(name) if name else None
+    if not value:
+        return ()
+    header = name.decode("latin-1")
+    if len(value) > MAX_LABELS_BYTES:
+        raise InvalidRequest(f"header {header}: longer than {MAX_LABELS_BYTES} bytes", field=header)
+    pairs = [pair.strip() for pair in value.decode("latin-1").split(",")]
+    labels: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, wanted = (part.strip() for part in pair.partition("="))
+        if not key or not equals or not wanted or "=" in wanted:
+            raise InvalidRequest(
+                f"header {header}: expected key=value,key=value, found {pair!r}", field=header
+            )
+        if labels.setdefault(key, wanted) != wanted:
+            raise InvalidRequest(f"header {header}: two values for {key!r}", field=header)
+    if len(labels) > MAX_LABELS:
+        raise InvalidRequest(f"header {header}: more than {MAX_LABELS} labels", field=header)
+    return tuple(labels.items())
 
 
 def source_of(serving: Sequence[EndpointView], model: ModelName) -> ModelSource | None:

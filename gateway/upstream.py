@@ -20,6 +20,7 @@ from headrace.core.clock import Clock
 from headrace.core.endpoint import EndpointView
 from headrace.core.errors import EngineUnreachable, NoEndpoint
 from headrace.core.ids import EndpointId
+from headrace.runtime.client import DP_RANK_HEADER
 from headrace.service.telemetry import Telemetry
 
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
@@ -173,14 +174,21 @@ class Upstream:
             pool = self._pools[view.url] = Pool(view.url, self._settings, self._clock, self._busy)
         return pool
 
+    def head(self, view: EndpointView, path: str) -> bytes:
+        """Return the part of a request's head that is the same for all of an endpoint's."""
+        head = self.pool(view).head(path)
+        if view.dp_rank is not None:
+            head += b"%b: %d\r\n" % (DP_RANK_HEADER.encode(), view.dp_rank)
+        return head
+
     def keep(self, views: Iterable[EndpointView]) -> frozenset[EndpointId]:
         """Close what is idle to endpoints not in ``views``; requests in flight there go on."""
-        known = {view.url: view.endpoint_id for view in views}
-        for url in [url for url in self._pools if url not in known]:
+        known = {view.endpoint_id: view.url for view in views}
+        for url in self._pools.keys() - known.values():
             pool = self._pools.pop(url)
             pool.closing = True
             pool.close_idle(float("inf"))
-        return frozenset(known.values())
+        return frozenset(known)
 
     async def sweep(self) -> None:
         """Enforce every time limit, for ever; cancelled by its supervisor."""

@@ -62,7 +62,9 @@ def decide(
     if policy.unit != TIME_UNIT and candidates and candidates[-1].prefill_id is not None:
         candidates = [c for c in candidates if c.prefill_id is None]
     if not candidates:
-        raise NoEndpoint(f"no endpoint is ready for model {request.model!r}")
+        asked = ", ".join(f"{key}={value}" for key, value in request.labels)
+        labelled = f" with labels {asked}" if asked else ""
+        raise NoEndpoint(f"no endpoint{labelled} is ready for model {request.model!r}")
     terms = policy.costs(request, candidates, rng)
     assert len(terms) == len(candidates)
     order = sorted(range(len(terms)), key=lambda i: terms[i].cost)

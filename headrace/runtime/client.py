@@ -22,6 +22,10 @@ class _Model(msgspec.Struct, frozen=True):
     max_model_len: int | None = None
 
 
+class _Tokens(msgspec.Struct, frozen=True):
+    tokens: list[int]
+
+
 class _Models(msgspec.Struct, frozen=True):
     data: tuple[_Model, ...] = ()
 
@@ -52,6 +56,9 @@ class ClientLimits:
     reply_bytes: int = 4 << 20
 
 
+DP_RANK_HEADER: Final = "X-data-parallel-rank"
+"""Picks the data parallel rank that serves a request. Source: vLLM 0.32.0, its OpenAI server."""
+
 NOT_GENERATING: Final = frozenset({400, 404, 405, 422})
 """Statuses of an engine that is alive and does not do completions (an embedding model, say)."""
 
@@ -63,7 +70,16 @@ class EngineClient:
     EngineTimeout past the limit, and EngineRefused for a status or a body that is not as expected.
     """
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, limits: ClientLimits) -> None:
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        url: str,
+        limits: ClientLimits,
+        *,
+        dp_rank: int | None = None,
+    ) -> None:
+        self._headers = {} if dp_rank is None else {DP_RANK_HEADER: str(dp_rank)}
+        self._dp_rank = dp_rank
         self._session = session
         self._url = url
         self._limits = limits
@@ -89,23 +105,37 @@ class EngineClient:
 
     async def report(self) -> EngineReport:
         """Return its metrics page, read."""
-        return parse_metrics((await self._get("/metrics")).decode("utf-8", "replace"))
+        return parse_metrics(
+            (await self._get("/metrics")).decode("utf-8", "replace"), self._dp_rank
+        )
 
     async def generate_one(self, model: ModelName, prompt: Sequence[int], timeout_s: float) -> bool:
         """Have it generate one token; return False when it does not do completions at all."""
-        body = {
-            "model": model,
-            "prompt": list(prompt),
-            "max_tokens": 1,
-            "temperature": 0,
-            "ignore_eos": True,
-        }
+        body = msgspec.json.encode(
+            {
+                "model": model,
+                "prompt": list(prompt),
+                "max_tokens": 1,
+                "temperature": 0,
+                "ignore_eos": True,
+            }
+        )
         status, reply = await self._call("POST", "/v1/completions", timeout_s, body)
         if status in NOT_GENERATING:
             return False
         if status != 200:
             raise EngineRefused(f"{self._url}/v1/completions: {status}: {reply[:200]!r}")
         return True
+
+    async def tokenize(self, body: bytes) -> list[int]:
+        """Return the tokens that it makes of a body for its ``/tokenize``."""
+        status, reply = await self._call("POST", "/tokenize", self._limits.timeout_s, body)
+        if status != 200:
+            raise EngineRefused(f"{self._url}/tokenize: {status}: {reply[:200]!r}")
+        try:
+            return msgspec.json.decode(reply, type=_Tokens).tokens
+        except msgspec.DecodeError as error:
+            raise EngineRefused(f"{self._url}/tokenize: {error}") from None
 
     async def _get(self, path: str) -> bytes:
         status, body = await self._call("GET", path, self._limits.timeout_s, None)
@@ -114,12 +144,20 @@ class EngineClient:
         return body
 
     async def _call(
-        self, method: str, path: str, timeout_s: float, body: object
+        self, method: str, path: str, timeout_s: float, body: bytes | None
     ) -> tuple[int, bytes]:
         timeout = aiohttp.ClientTimeout(total=timeout_s)
+        headers = self._headers
+        if body is not None:
+            headers = {**headers, "Content-Type": "application/json"}
         try:
             async with self._session.request(
-                method, self._url + path, json=body, timeout=timeout, allow_redirects=False
+                method,
+                self._url + path,
+                data=body,
+                headers=headers,
+                timeout=timeout,
+                allow_redirects=False,
             ) as reply:
                 return reply.status, await self._read(reply)
         except TimeoutError:

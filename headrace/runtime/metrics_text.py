@@ -118,8 +118,17 @@ class EngineReport:
         return dict(self.finished).get(reason, 0)
 
 
-def parse_metrics(text: str) -> EngineReport:
-    """Read a page in Prometheus text form, from vLLM, SGLang or the simulated engine."""
+def parse_metrics(text: str, dp_rank: int | None = None) -> EngineReport:
+    """Read a page in Prometheus text form, from vLLM, SGLang or the simulated engine.
+
+    Args:
+        text: The page.
+        dp_rank: Read only what is said of this data parallel rank (vLLM's label ``engine``).
+
+    """
+    if dp_rank is not None:
+        label = f'engine="{dp_rank}"'
+        text = "\n".join(line for line in text.split("\n") if label in line)
     names = SGLANG if "\nsglang:" in text else VLLM
     used = list(_values(text, names.kv_used_ratio))
     block_tokens, kv_tokens = _geometry(text)

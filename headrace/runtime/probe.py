@@ -197,7 +197,8 @@ class Prober(EndpointSource):
 
     def _client(self, endpoint_id: EndpointId) -> EngineClient:
         limits = ClientLimits(self._settings.timeout_s, self._settings.page_limit_bytes)
-        return EngineClient(self._session, self._given[endpoint_id].url, limits)
+        given = self._given[endpoint_id]
+        return EngineClient(self._session, given.url, limits, dp_rank=given.dp_rank)
 
     def _set(self, endpoint_id: EndpointId, signs: VitalSigns) -> None:
         before = self._signs[endpoint_id].health

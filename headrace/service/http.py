@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import aiohttp
+from pydantic import SecretStr
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +34,10 @@ class HttpLimits:
     read_buffer_bytes: int = 65_536
 
 
-def make_session(limits: HttpLimits) -> aiohttp.ClientSession:
+def make_session(limits: HttpLimits, key: SecretStr | None = None) -> aiohttp.ClientSession:
     """Open a client session that obeys ``limits``; the caller closes it.
+
+    Sends ``key``, where there is one, as a bearer key with every request.
 
     Proxies of the environment are ignored (workers are near) and cookies are not kept.
     Must be called with an event loop running.
@@ -48,7 +51,9 @@ def make_session(limits: HttpLimits) -> aiohttp.ClientSession:
     timeout = aiohttp.ClientTimeout(
         total=limits.total_s, connect=limits.connect_s, sock_read=limits.read_s
     )
+    headers = None if key is None else {"Authorization": f"Bearer {key.get_secret_value()}"}
     return aiohttp.ClientSession(
+        headers=headers,
         connector=connector,
         timeout=timeout,
         trust_env=False,

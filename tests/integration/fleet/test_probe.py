@@ -8,11 +8,12 @@ from random import Random
 
 import pytest
 from aiohttp import web
+from pydantic import SecretStr
 
 from headrace.core.endpoint import EndpointView, Health, Speed
 from headrace.core.errors import EngineRefused, EngineTimeout, EngineUnreachable
 from headrace.core.ids import EndpointId, ModelName
-from headrace.runtime.client import ClientLimits, EngineClient
+from headrace.runtime.client import DP_RANK_HEADER, ClientLimits, EngineClient
 from headrace.runtime.config import ProbeSettings
 from headrace.runtime.discovery import ListSource
 from headrace.runtime.probe import Prober
@@ -38,6 +39,7 @@ class Engine:
     models_text: str | None = None
     stall: asyncio.Event | None = None
     prompts: list[list[int]] = field(default_factory=list)
+    ranks: set[str | None] = field(default_factory=set)
     asked: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
     url: str = ""
 
@@ -65,6 +67,7 @@ class Engine:
 
     async def _generate(self, request: web.Request) -> web.Response:
         self.prompts.append((await request.json())["prompt"])
+        self.ranks.add(request.headers.get(DP_RANK_HEADER))
         self.asked.put_nowait("/v1/completions")
         return web.json_response({}, status=self.generate)
 
@@ -291,3 +294,52 @@ async def test_the_client_tells_refusal_silence_and_nonsense_apart() -> None:
             engine.stall.set()
         with pytest.raises(EngineUnreachable):
             await client.health()
+
+
+async def test_of_a_data_parallel_engine_each_rank_is_an_endpoint() -> None:
+    engine = Engine()
+    engine.page = (
+        'vllm:num_requests_running{engine="0"} 3.0\nvllm:num_requests_running{engine="1"} 5.0\n'
+        'vllm:num_requests_waiting{engine="1"} 1.0\nvllm:kv_cache_usage_perc{engine="1"} 0.5\n'
+        'vllm:kv_cache_usage_perc{engine="0"} 0.1\n'
+        'vllm:cache_config_info{block_size="16",engine="0",num_gpu_blocks="10"} 1.0\n'
+        'vllm:cache_config_info{block_size="16",engine="1",num_gpu_blocks="20"} 1.0\n'
+    )
+    async with engine.serving(), watching() as watched:
+        watched.add(engine, dp_rank=1)
+        view = await watched.health(Health.READY)
+        assert view.load is not None
+        assert (view.load.running, view.load.waiting, view.load.kv_used_ratio) == (5, 1, 0.5)
+        assert view.speed.kv_tokens == 320
+        assert engine.ranks == {"1"}
+
+
+async def test_an_engine_is_asked_for_its_tokens_with_the_key_it_wants() -> None:
+    async def tokenize(request: web.Request) -> web.Response:
+        assert request.content_type == "application/json"
+        assert await request.json() == {"prompt": "a b"}
+        if request.headers.get("authorization") != "Bearer hush":
+            return web.json_response({"error": "Unauthorized"}, status=401)
+        return web.json_response({"count": 2, "tokens": [5, 6], "max_model_len": 10})
+
+    async def odd(_: web.Request) -> web.Response:
+        return web.Response(text="no")
+
+    app = web.Application()
+    app.router.add_post("/tokenize", tokenize)
+    app.router.add_post("/odd/tokenize", odd)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    body = b'{"prompt": "a b"}'
+    try:
+        async with make_session(HttpLimits(), key=SecretStr("hush")) as session:
+            assert await EngineClient(session, url, ClientLimits()).tokenize(body) == [5, 6]
+            with pytest.raises(EngineRefused, match="/tokenize"):
+                await EngineClient(session, url + "/odd", ClientLimits()).tokenize(body)
+        async with make_session(HttpLimits()) as session:
+            with pytest.raises(EngineRefused, match="401"):
+                await EngineClient(session, url, ClientLimits()).tokenize(body)
+    finally:
+        await runner.cleanup()
