@@ -21,6 +21,13 @@ GOALS = (
     Goal("4.vllm.abort_saves_tokens", "abort.generated_ratio", "<=", 0.5),
     Goal("4.vllm.failures_when_a_worker_dies", "kill.requests_failed", "==", 0),
     Goal("4.vllm.worker_restarts", "kill.serving_again_s", "<=", 60.0),
+    Goal("A5.equal", "index.equal_ratio", ">=", 0.99),
+    Goal("A5.failed", "index.failed", "==", 0),
+    Goal("A5.killed_s", "kill.forgotten_s", "<=", 1.0),
+    Goal("A5.killed_unannounced_s", "kill.forgotten_unannounced_s", "<=", 1.0),
+    Goal("A5.killed_routed", "kill.requests_to_the_dead", "==", 0),
+    Goal("A5.replay_equal", "replay.equal_ratio", "==", 1.0),
+    Goal("A5.no_replay_over_claims", "no_replay.over_claimed", "==", 0),
     Goal("4.vllm.nothing_left", "stop.processes_left", "==", 0),
     Goal("4.vllm.suite", "suite_s", "<=", SECONDS),
 )
@@ -42,7 +49,9 @@ def figures(request: pytest.FixtureRequest) -> Iterator[Figures]:
             Result(
                 name="e2e-vllm",
                 question="Do two real vLLM workers behind the gateway serve the official openai "
-                "client, share prefixes, stop what nobody waits for, and survive a crash?",
+                "client, share prefixes, stop what nobody waits for, and survive a crash? Is what "
+                "the gateway predicts to be cached what they report, and stays it so when events "
+                "are lost?",
                 command="make e2e-vllm",
                 figures=found,
                 goals=GOALS,

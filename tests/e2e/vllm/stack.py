@@ -19,20 +19,23 @@ from typing import Any
 import psutil
 import yaml
 
+from headrace.core.endpoint import EndpointView, KvEventSource, ModelFiles
+from headrace.core.ids import EndpointId, ModelName
 from headrace.runtime.metrics_text import EngineReport, parse_metrics
 
 START_S = 240.0
 STOP_S = 60.0
 LOOK_S = 0.05
 CONTEXT_TOKENS = 4_096
+MODEL = ModelName("small")
 
 SETTINGS: dict[str, Any] = {
     "gateway": {"port": 0},
     "log": {"form": "json"},
     "fleet": {
         "max_model_tokens": CONTEXT_TOKENS,
-        # 8,192 tokens of this model in fp32.
-        "kv_cache_bytes": 128 << 20,
+        # 5,120 tokens of this model in fp32: little more than one request may take.
+        "kv_cache_bytes": 80 << 20,
         "engine_args": [
             # In bf16 the tokens of a prompt depend on what it was batched with.
             *("--dtype", "float32"),
@@ -62,6 +65,8 @@ class Stack:
     """The running command. ``start_s`` is how long it took until two workers served."""
 
     def __init__(self, model: Path, folder: Path) -> None:
+        self.model = model
+        self.files = ModelFiles(str(model))
         config = folder / "up.yaml"
         config.write_text(yaml.safe_dump(SETTINGS))
         self._log = folder / "up.log"
@@ -90,6 +95,16 @@ class Stack:
             newest[unit] = Worker(endpoint, line["pid"], f"http://127.0.0.1:{line['ports'][0]}")
         return newest
 
+    def views(self) -> list[EndpointView]:
+        """Return the workers as endpoints that publish KV events, for who follows them too."""
+        found = []
+        for name, worker in self.workers().items():
+            with urllib.request.urlopen(worker.url + "/kv_event_sources", timeout=10) as reply:
+                (told,) = json.load(reply).values()
+            events = KvEventSource(told["endpoint"], told["replay_endpoint"], told["topic"])
+            found.append(EndpointView(EndpointId(name), worker.url, (MODEL,), kv_events=events))
+        return found
+
     def reports(self) -> dict[str, EngineReport]:
         """Return the metrics of every worker, by the name of its unit."""
         return {name: worker.report() for name, worker in self.workers().items()}
@@ -114,6 +129,20 @@ class Stack:
         eventually(written, 10)
         (line,) = found
         return line
+
+    def gauge(self, name: str, endpoint: str) -> float | None:
+        """Return a gauge of the gateway's on one endpoint, or None where it has none."""
+        with urllib.request.urlopen(self.url + "/metrics", timeout=10) as reply:
+            page = reply.read().decode()
+        found = re.search(rf'^{name}{{endpoint="{endpoint}"}} (\S+)$', page, re.MULTILINE)
+        return None if found is None else float(found.group(1))
+
+    def decided(self, limit: int) -> list[dict[str, Any]]:
+        """Return the newest decisions in short, newest first."""
+        url = f"{self.url}/headrace/v1/decisions?limit={limit}"
+        with urllib.request.urlopen(url, timeout=10) as reply:
+            data: list[dict[str, Any]] = json.load(reply)["data"]
+        return data
 
     def outcomes(self) -> dict[str, int]:
         """Return how many requests the gateway ended, by outcome."""

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from tests.e2e.vllm.conftest import Figures
-from tests.e2e.vllm.stack import STOP_S, Stack, eventually
+from tests.e2e.vllm.stack import STOP_S, Stack, Worker, eventually
 
 pytestmark = pytest.mark.vllm
 
@@ -86,6 +86,21 @@ class Stream(threading.Thread):
             self.begun.set()
 
 
+def kill_and_see_forgotten(stack: Stack, victim: Worker) -> tuple[float, float]:
+    """Kill a worker; return when, and when the gateway knew no block of it any more."""
+    assert stack.gauge("headrace_prefix_blocks", victim.endpoint), "it holds something"
+    killed_s = time.monotonic()
+    os.kill(victim.pid, signal.SIGKILL)
+    eventually(lambda: not stack.gauge("headrace_prefix_blocks", victim.endpoint), 10)
+    return killed_s, time.monotonic()
+
+
+def decided_since(stack: Stack, since_s: float) -> list[str]:
+    """Return the endpoints that were chosen since then, one per request."""
+    decided, ago_s = stack.decided(1_000), time.monotonic() - since_s
+    return [each["endpoint"] for each in decided if each["age_s"] < ago_s]
+
+
 def test_when_a_worker_is_killed_the_other_serves_and_it_comes_back(
     stack: Stack, figures: Figures
 ) -> None:
@@ -101,8 +116,8 @@ def test_when_a_worker_is_killed_the_other_serves_and_it_comes_back(
         assert stream.begun.wait(30)
     before = stack.workers()
     victim = before["vllm-0"]
-    killed_s = time.monotonic()
-    os.kill(victim.pid, signal.SIGKILL)
+    killed_s, forgotten_s = kill_and_see_forgotten(stack, victim)
+    figures["kill.forgotten_s"] = forgotten_s - killed_s
     eventually(lambda: stack.workers()["vllm-0"].pid != victim.pid, 60)
     eventually(
         lambda: any(line["endpoint"] == "vllm-0.1" for line in stack.lines("endpoint_ready")), 60
@@ -112,6 +127,7 @@ def test_when_a_worker_is_killed_the_other_serves_and_it_comes_back(
     eventually(lambda: sum(thread.served for thread in traffic) >= served + 10, 60)
     for thread in traffic:
         thread.stop()
+    late = decided_since(stack, forgotten_s)
     for stream in streams:
         stream.join(90)
     lost = stack.outcomes().get("internal_error", 0)
@@ -120,6 +136,10 @@ def test_when_a_worker_is_killed_the_other_serves_and_it_comes_back(
     figures["kill.requests_failed"] = len(failures) + lost
     assert failures == []
     assert lost == 0
+    figures["kill.requests_to_the_dead"] = late.count(victim.endpoint)
+    assert figures["kill.forgotten_s"] <= 1.0
+    assert len(late) >= 10
+    assert victim.endpoint not in late
     for stream in streams:
         endpoint = stack.request(stream.name)["endpoint"]
         if endpoint == victim.endpoint:
