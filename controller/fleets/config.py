@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from controller.fleets.restart import RestartPolicy
+from headrace.core.endpoint import Role
 from headrace.runtime.config import ProbeSettings
 from headrace.runtime.engines.launch import EngineKind
 from headrace.simulator.config import EngineSettings
@@ -100,6 +101,16 @@ class FleetSettings(BaseModel):
         description="The name clients use; default: the model's last path part.",
     )
     replicas: int = Field(default=4, ge=1, le=256, description="Engines to run.")
+    roles: tuple[Role, ...] = Field(
+        default=(),
+        description="Of each replica, in order: prefill (computes prompts for others), decode or "
+        "both. Default: all do both.",
+    )
+    kv_transfer: dict[str, Any] = Field(
+        default_factory=lambda: {"kv_connector": "NixlConnector"},
+        description="vLLM: its KV connector, as --kv-transfer-config has it, for replicas whose "
+        "role is prefill or decode; kv_role is filled in.",
+    )
     tp: int | None = Field(
         default=None,
         ge=1,
@@ -178,6 +189,10 @@ class FleetSettings(BaseModel):
     def _fits_together(self) -> FleetSettings:
         if self.engine is EngineKind.VLLM and self.model is None:
             raise ValueError("model: needed when engine is vllm (a folder or a hub id)")
+        if self.roles and len(self.roles) != self.replicas:
+            raise ValueError(f"roles: {len(self.roles)} given for {self.replicas} replica(s)")
+        if self.roles and set(self.roles) == {Role.PREFILL}:
+            raise ValueError("roles: at least one replica must be decode or both, to reply")
         if self.gpus and len(self.gpus) < self.replicas * self.cards:
             raise ValueError(
                 f"gpus: {self.replicas} replica(s) of {self.cards} card(s) need "

@@ -14,6 +14,7 @@ from typing import Final
 
 from controller.fleets.config import VLLM_HERE, FleetSettings
 from controller.fleets.unit import Recipe
+from headrace.core.endpoint import Role
 from headrace.core.errors import ConfigError
 from headrace.runtime.engines import simulated, vllm
 from headrace.runtime.engines.launch import EngineKind, Launch
@@ -71,6 +72,7 @@ def _simulated(settings: FleetSettings, state_dir: Path, events_dir: Path | None
         seed=settings.seed,
         finish_s=settings.timeouts.finish_s,
         run_dir=events_dir,
+        roles=settings.roles,
         extra_args=settings.engine_args,
         extra_env=settings.env,
     )
@@ -109,10 +111,14 @@ def _vllm(settings: FleetSettings, events_dir: Path | None) -> FleetPlan:
 
 def _one_vllm(settings: FleetSettings, options: vllm.VllmOptions, index: int) -> Recipe:
     gpus = settings.gpus[index * settings.cards : (index + 1) * settings.cards]
-    own = replace(options, gpus=gpus)
+    role = settings.roles[index] if settings.roles else Role.BOTH
+    own = replace(options, gpus=gpus, role=role, kv_transfer=settings.kv_transfer)
 
     def recipe(life: str) -> Launch:
-        launch = vllm.launch(own, life, free_ports(1)[0])
+        port, side_channel = free_ports(2)
+        launch = vllm.launch(own, life, port)
+        if role is not Role.BOTH:
+            launch = replace(launch, env={vllm.NIXL_PORT: str(side_channel), **launch.env})
         return replace(launch, program=("vllm",)) if settings.preforks else launch
 
     return recipe

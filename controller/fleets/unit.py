@@ -21,7 +21,7 @@ from controller.fleets.config import FleetTimeouts
 from controller.fleets.restart import RestartPolicy
 from controller.fleets.spawn import Spawner, SpawnFailed, log_tail
 from headrace.core.clock import Clock
-from headrace.core.endpoint import EndpointView, Health, KvEventSource
+from headrace.core.endpoint import EndpointView, Health, KvEventSource, Role
 from headrace.core.ids import EndpointId, ModelName
 from headrace.runtime.discovery import ListSource
 from headrace.runtime.engines.launch import Launch
@@ -282,6 +282,7 @@ class Unit:
                     endpoint_id,
                     f"http://127.0.0.1:{port}",
                     (self._around.model,),
+                    role=launch.roles[index] if launch.roles else Role.BOTH,
                     kv_events=events,
                     simulated=launch.simulated,
                 )

@@ -192,7 +192,7 @@ class LimitSettings(BaseModel):
 
 
 class SimulatorSettings(BaseModel):
-    """A process of simulated engines, all of one kind."""
+    """A process of simulated engines, all of one kind; only their roles may differ."""
 
     model_config = _STRICT
 
@@ -216,6 +216,9 @@ class SimulatorSettings(BaseModel):
     )
     seed: int = Field(default=0, ge=0, description="Of generated text and of faults.")
     engine: EngineSettings = Field(default_factory=EngineSettings)
+    roles: tuple[Role, ...] = Field(
+        default=(), description="Prefill, decode or both, of each engine; wins over engine.role."
+    )
     kv_events: KvEventSettings = Field(default_factory=KvEventSettings)
     limits: LimitSettings = Field(default_factory=LimitSettings)
 
@@ -223,9 +226,15 @@ class SimulatorSettings(BaseModel):
     def _ports_fit(self) -> SimulatorSettings:
         if self.ports and len(self.ports) != self.count:
             raise ValueError(f"ports: {len(self.ports)} given for {self.count} engine(s)")
+        if self.roles and len(self.roles) != self.count:
+            raise ValueError(f"roles: {len(self.roles)} given for {self.count} engine(s)")
         if not self.ports and self.port and self.port + self.count - 1 > 65_535:
             raise ValueError("port: too high for this many engines")
         return self
+
+    def role_of(self, index: int) -> Role:
+        """Return what engine ``index`` does."""
+        return self.roles[index] if self.roles else self.engine.role
 
     def port_of(self, index: int) -> int:
         """Return the port engine ``index`` listens on; 0 when the system chooses."""

@@ -12,7 +12,7 @@ from headrace.core.request import RouteRequest
 from router.policy import TIME_UNIT, Candidate, Policy, Terms
 from router.speed import token_pairs
 
-STALL_RATIO: Final = 0.1
+STALL_RATIO: Final = 0.3
 """Milliseconds charged per millisecond of our prefill and sequence decoding there, where another
 endpoint could compute the prompt: no token of theirs comes meanwhile. Counted in full it would make
 a first token wait for seconds to spare fifty replies that many milliseconds; see

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from headrace.core.endpoint import KvEventSource
+from headrace.core.endpoint import KvEventSource, Role
 
 
 class EngineKind(StrEnum):
@@ -27,6 +27,7 @@ class Launch:
         ports: HTTP ports on loopback that it will serve, one per endpoint.
         kv_events: One per port, in the same order; empty when events are off.
         simulated: Whether the engines are simulated ones.
+        roles: One per port, in the same order; empty when all do both.
 
     """
 
@@ -36,3 +37,4 @@ class Launch:
     ports: tuple[int, ...]
     kv_events: tuple[KvEventSource, ...] = ()
     simulated: bool = False
+    roles: tuple[Role, ...] = ()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from headrace.core.endpoint import KvEventSource
+from headrace.core.endpoint import KvEventSource, Role
 from headrace.runtime.engines.launch import Launch
 
 MODULE: Final = "headrace.simulator.http"
@@ -29,6 +29,7 @@ class SimulatedOptions:
         seed: Of generated text.
         finish_s: What requests in flight are given after SIGTERM.
         run_dir: A folder with a short path for sockets; None turns KV events off.
+        roles: Of each engine; empty when all do both.
         extra_args: Appended to the command line.
         extra_env: Variables for the process.
 
@@ -41,6 +42,7 @@ class SimulatedOptions:
     seed: int = 0
     finish_s: float = 20.0
     run_dir: Path | None = None
+    roles: tuple[Role, ...] = ()
     extra_args: tuple[str, ...] = ()
     extra_env: Mapping[str, str] = field(default_factory=dict)
 
@@ -63,6 +65,7 @@ def launch(
         env={"PYTHONPATH": str(options.package_root), **options.extra_env},
         ports=ports,
         simulated=True,
+        roles=options.roles,
         kv_events=tuple(
             _kv_events(options.run_dir, name, str(index)) for index in range(len(ports))
         )
@@ -81,6 +84,7 @@ def settings(options: SimulatedOptions, name: str, ports: tuple[int, ...]) -> di
         "seed": options.seed,
         "drain_s": options.finish_s,
         "engine": dict(options.engine),
+        "roles": [role.value for role in options.roles],
     }
     if options.run_dir is not None:
         events = _kv_events(options.run_dir, name, "{engine}")

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from headrace.core.endpoint import KvEventSource
+from headrace.core.endpoint import KvEventSource, Role
 from headrace.runtime.engines.launch import Launch
 
 API_SERVER: Final = "vllm.entrypoints.openai.api_server"
@@ -45,6 +45,14 @@ CPU_MAX_MODEL_TOKENS: Final = 4_096
 """A request may run to the end of the context when the client names no cap; on CPU that must be
 near."""
 
+KV_ROLES: Final[Mapping[Role, str]] = MappingProxyType(
+    {Role.PREFILL: "kv_producer", Role.DECODE: "kv_consumer"}
+)
+"""vLLM refuses a connector without ``kv_role``."""
+
+NIXL_PORT: Final = "VLLM_NIXL_SIDE_CHANNEL_PORT"
+"""Where a NIXL connector tells others of its memory; engines of one machine must not share it."""
+
 
 @dataclass(frozen=True, slots=True)
 class VllmOptions:
@@ -61,6 +69,8 @@ class VllmOptions:
         max_output_tokens: Cap on any request's output; None caps at the context only.
         finish_s: Whole seconds that requests in flight are given after SIGTERM.
         run_dir: A folder with a short path for sockets; None turns KV events off.
+        role: Whether it computes prompts, or replies, for other engines.
+        kv_transfer: Its KV connector, as ``--kv-transfer-config`` has it; used unless it does both.
         extra_args: Appended, so that they win over what is set here.
         extra_env: Likewise.
 
@@ -76,6 +86,8 @@ class VllmOptions:
     max_output_tokens: int | None = None
     finish_s: int = 20
     run_dir: Path | None = None
+    role: Role = Role.BOTH
+    kv_transfer: Mapping[str, object] = field(default_factory=dict)
     extra_args: tuple[str, ...] = ()
     extra_env: Mapping[str, str] = field(default_factory=dict)
 
@@ -89,6 +101,7 @@ def launch(options: VllmOptions, name: str, port: int) -> Launch:
         env={**environment(options), **options.extra_env},
         ports=(port,),
         kv_events=(events,) if events else (),
+        roles=(options.role,),
     )
 
 
@@ -125,6 +138,9 @@ def _flags(options: VllmOptions, port: int, events: KvEventSource | None) -> lis
         flags += ["--override-generation-config", cap]
     if events is not None:
         flags += ["--kv-events-config", json.dumps(_events_config(events))]
+    if options.role is not Role.BOTH:
+        config = {"kv_role": KV_ROLES[options.role], **options.kv_transfer}
+        flags += ["--kv-transfer-config", json.dumps(config)]
     return [*flags, *options.extra_args]
 
 

@@ -82,6 +82,7 @@ class Engine:
         settings = self._settings
         publisher = await self._open_publisher()
         spec = settings.engine.spec(record_events=publisher is not None)
+        spec = replace(spec, role=settings.role_of(self.index))
         site = self._site(spec)
         feed = None
         if publisher is not None:

@@ -211,6 +211,7 @@ class HttpServer:
         self.handler = handler
         self.limits = limits
         self.draining = False
+        self._dead = False
         self._open: set[Connection] = set()
         self._listener: asyncio.Server | None = None
 
@@ -235,8 +236,8 @@ class HttpServer:
         return len(self._open)
 
     def opened(self, connection: Connection) -> bool:
-        """Count a new connection; False when there are too many."""
-        if len(self._open) >= self.limits.connections:
+        """Count a new connection; False when there are too many, or it came as the server died."""
+        if self._dead or len(self._open) >= self.limits.connections:
             return False
         self._open.add(connection)
         return True
@@ -256,6 +257,7 @@ class HttpServer:
 
     def abort(self) -> None:
         """Close the port and break off every connection, as a killed process would."""
+        self._dead = True
         self.stop_listening()
         for connection in list(self._open):
             connection.abort()

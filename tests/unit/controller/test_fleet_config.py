@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from controller.fleets.config import FleetSettings
 from controller.fleets.recipes import free_ports, plan, vllm_python
+from headrace.core.endpoint import Role
 from headrace.core.errors import ConfigError
 from headrace.service.settings import load_settings
+from headrace.simulator.config import SimulatorSettings
 
 
 def make(**values: object) -> FleetSettings:
@@ -46,6 +49,8 @@ def test_an_unknown_key_lists_the_known_ones() -> None:
         ({"gpus": [0], "replicas": 2}, "gpus: 2 replica"),
         ({"gpus": [0, 0], "replicas": 1}, "an index is given twice"),
         ({"tp": 2, "replicas": 1}, "tp: more than 1 needs gpus"),
+        ({"roles": ["prefill", "decode"], "replicas": 3}, "roles: 2 given for 3"),
+        ({"roles": ["prefill"], "replicas": 1}, "roles: at least one replica"),
     ],
 )
 def test_cards_that_do_not_add_up_are_refused(values: dict[str, object], what: str) -> None:
@@ -103,3 +108,36 @@ def test_simulated_engines_are_one_process_with_a_port_each(tmp_path: Path) -> N
     launch = planned.recipes["sim"]("sim")
     assert len(set(launch.ports)) == 3
     assert (tmp_path / "sim.settings.json").exists()
+
+
+def test_simulated_engines_of_one_process_have_roles_of_their_own(tmp_path: Path) -> None:
+    settings = make(replicas=2, roles=["prefill", "decode"])
+    launch = plan(settings, tmp_path, tmp_path).recipes["sim"]("sim")
+    assert launch.roles == (Role.PREFILL, Role.DECODE)
+    written = load_settings(SimulatorSettings, tmp_path / "sim.settings.json", {})
+    assert [written.role_of(index) for index in range(2)] == [Role.PREFILL, Role.DECODE]
+
+
+def test_each_vllm_has_its_role_a_connector_and_a_side_channel_of_its_own(tmp_path: Path) -> None:
+    settings = vllm(tmp_path, replicas=3, roles=["prefill", "decode", "both"])
+    recipes = plan(settings, tmp_path, tmp_path).recipes
+    launches = [recipes[f"vllm-{index}"]("x") for index in range(3)]
+    assert [launch.roles for launch in launches] == [(Role.PREFILL,), (Role.DECODE,), (Role.BOTH,)]
+    configs = [
+        json.loads(launch.args[launch.args.index("--kv-transfer-config") + 1])
+        for launch in launches[:2]
+    ]
+    assert configs == [
+        {"kv_role": "kv_producer", "kv_connector": "NixlConnector"},
+        {"kv_role": "kv_consumer", "kv_connector": "NixlConnector"},
+    ]
+    assert "--kv-transfer-config" not in launches[2].args
+    side_channels = {launch.env.get("VLLM_NIXL_SIDE_CHANNEL_PORT") for launch in launches}
+    assert len(side_channels) == 3
+
+
+def test_a_connector_of_the_users_own_is_taken_as_it_is(tmp_path: Path) -> None:
+    own = {"kv_connector": "Own", "kv_role": "kv_both", "kv_connector_module_path": "own"}
+    settings = vllm(tmp_path, replicas=2, roles=["prefill", "decode"], kv_transfer=own)
+    launch = plan(settings, tmp_path, tmp_path).recipes["vllm-0"]("x")
+    assert json.loads(launch.args[launch.args.index("--kv-transfer-config") + 1]) == own

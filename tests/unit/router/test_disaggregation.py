@@ -89,16 +89,15 @@ def test_a_slow_link_keeps_the_prompt_where_the_reply_is() -> None:
 
 def test_a_queue_for_prompts_keeps_them_where_the_reply_is() -> None:
     made = fleet()
-    decoding(made, 20)
-    plans = [plan(place(made, splittable(f"r{i}", head=i), 1.0))[0] for i in range(4)]
+    decoding(made, 3)
+    plans = []
+    for i in range(4):
+        asked = splittable(f"r{i}", head=i)
+        decision = made.choose(asked, 1.0)
+        made.dispatched(asked, decision, 1.0)
+        plans.append(plan(decision)[0])
     assert plans[0] == P
     assert None in plans
-
-
-def place(made: Router, asked: RouteRequest, now_s: float) -> Decision:
-    decision = made.place(asked, now_s)
-    assert decision is not None
-    return decision
 
 
 def test_a_prompt_that_the_second_endpoint_holds_is_not_transferred_nor_split() -> None:
