@@ -62,10 +62,8 @@ def _text(judged: Verdict, metric: Metric) -> str:
     colour = "green" if gain <= 0.85 else "red" if gain > 1.03 else "default"
     ours, theirs = _form(judged.ours, metric), _form(judged.theirs, metric)
     half = (judged.ratio.high - judged.ratio.low) / 2.0
-    return (
-        f"{ours} / {theirs} {judged.rival} = "
-        f"[{colour}]{judged.ratio.value:.2f}[/{colour}] +-{half:.2f}"
-    )
+    sure = f" +-{half:.2f}" if half > 0.0 else ""  # one seed says nothing of it
+    return f"{ours} / {theirs} {judged.rival} = [{colour}]{judged.ratio.value:.2f}[/{colour}]{sure}"
 
 
 def _own(policies: Mapping[str, Sequence[Figures]], metric: Metric) -> str:
