@@ -140,6 +140,9 @@ def _notes(plan: Plan) -> list[str]:
         "rival of a metric is one of those.",
         "Oracle forms know the engines' true state without delay; they are shown in routing.csv, "
         "with the first seed only, and never count as the best rival.",
+        "ideal_hit_ratio and continued_ratio are of a whole run, warm-up included, at 100 % on the "
+        "first fleet; where sessions are replayed they grow as the rate falls, so they bound no "
+        "other cell.",
         *(WORKLOADS[trace].note for trace in plan.traces),
     ]
 
