@@ -28,9 +28,9 @@ from headrace.core.clock import Clock
 from headrace.core.errors import HeadraceError
 from headrace.core.ids import EndpointId, ModelName
 from headrace.runtime.discovery import EndpointSource, ListSource
-from headrace.runtime.probe import Prober
+from headrace.runtime.probe import Prober, probe_limits
 from headrace.service.clock import RealClock
-from headrace.service.http import HttpLimits, make_session
+from headrace.service.http import make_session
 from headrace.service.log import get_logger
 
 _log = get_logger("fleet")
@@ -103,7 +103,7 @@ class LocalFleet:
         state_dir = settings.state_dir or Path(tempfile.mkdtemp(prefix="headrace-"))
         # The path of a Unix socket has at most 107 bytes, which a state folder may exceed.
         run_dir = Path(tempfile.mkdtemp(prefix="hr-"))
-        session = make_session(_limits(settings))
+        session = make_session(probe_limits(settings.probe, settings.replicas))
         self._opened = opened = _Opened(state_dir.absolute(), run_dir, session)
         opened.state_dir.mkdir(parents=True, exist_ok=True)
         planned = plan(settings, opened.state_dir, run_dir)
@@ -266,15 +266,3 @@ def trim_log(path: Path, limit_bytes: int) -> None:
 
 def _is_lost(opening: asyncio.Task[Spawner]) -> bool:
     return opening.cancelled() or opening.exception() is not None or opening.result().lost
-
-
-def _limits(settings: FleetSettings) -> HttpLimits:
-    """Bounds for probes: a connection or two per endpoint."""
-    return HttpLimits(
-        connections=settings.probe.concurrency + settings.replicas,
-        connections_per_host=4,
-        connect_s=settings.probe.timeout_s,
-        read_s=settings.probe.generate_timeout_s,
-        total_s=settings.probe.generate_timeout_s,
-        keepalive_s=max(2.0, 2 * settings.probe.period_s),
-    )

@@ -7,7 +7,7 @@ from typing import Final
 import typer
 
 import headrace
-from headrace.cli.commands import config, explain, replay, twin, up
+from headrace.cli.commands import config, explain, gateway, replay, twin, up
 
 app: Final = typer.Typer(
     help="Headrace: a control plane for LLM inference.",
@@ -17,6 +17,7 @@ app: Final = typer.Typer(
     rich_markup_mode="rich",
 )
 app.command("up")(up.up)
+app.command("gateway")(gateway.gateway)
 app.command("replay")(replay.replay)
 app.command("twin")(twin.twin)
 app.command("explain")(explain.explain)

@@ -1,7 +1,8 @@
-"""The settings of ``headrace up``: those of each part, under its name."""
+"""The settings of commands that serve: those of each part, under its name."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final, Literal
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from controller.fleets.config import FleetSettings
 from gateway.config import GatewaySettings
+from headrace.runtime.config import EndpointSettings, ProbeSettings
 from kvcache.index import IndexLimits
 from router.catalog import DEFAULT_POLICY, POLICIES
 from router.held import HoldLimits
@@ -136,5 +138,34 @@ class UpSettings(BaseModel):
     log: LogSettings = Field(default_factory=LogSettings)
 
 
-KINDS: Final[Mapping[str, type[BaseModel]]] = MappingProxyType({"up": UpSettings})
+class FrontSettings(BaseModel):
+    """A gateway in this process over engines that others run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    gateway: GatewaySettings = Field(default_factory=GatewaySettings)
+    router: RouterSettings = Field(default_factory=RouterSettings)
+    endpoints: tuple[EndpointSettings, ...] = Field(
+        default=(), max_length=4_096, description="The engines."
+    )
+    probe: ProbeSettings = Field(default_factory=ProbeSettings)
+    log: LogSettings = Field(default_factory=LogSettings)
+
+    @field_validator("endpoints")
+    @classmethod
+    def _told_apart(cls, endpoints: tuple[EndpointSettings, ...]) -> tuple[EndpointSettings, ...]:
+        names = Counter(endpoint.name for endpoint in endpoints)
+        places = Counter((endpoint.url, endpoint.dp_rank) for endpoint in endpoints)
+        for name, count in names.items():
+            if count > 1:
+                raise ValueError(f"{count} are called {name!r}")
+        for (url, rank), count in places.items():
+            if count > 1 or (rank is not None and places[url, None]):
+                raise ValueError(f"{url} is given twice; data parallel ranks need dp_rank each")
+        return endpoints
+
+
+KINDS: Final[Mapping[str, type[BaseModel]]] = MappingProxyType(
+    {"up": UpSettings, "gateway": FrontSettings}
+)
 """Settings classes by the kind that ``headrace config`` names them."""

@@ -47,3 +47,7 @@ PlotFile = Annotated[
     Path | None,
     typer.Option("--plot", help="Also draw them to this PNG (needs headrace\\[report])."),
 ]
+Host = Annotated[str | None, typer.Option("--host", help="Address to listen on.")]
+Port = Annotated[int | None, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")]
+PolicyName = Annotated[str | None, typer.Option("--policy", help="Routing policy.")]
+LogLevel = Annotated[str | None, typer.Option("--log-level", help="debug, info, warning or error.")]

@@ -12,6 +12,7 @@ import typer
 import uvloop
 
 from controller.fleets.local import LocalFleet
+from gateway.config import GatewaySettings
 from gateway.process import Lines, run_gateway
 from headrace.cli.config import LogSettings, UpSettings
 from headrace.core.endpoint import EndpointView, Health
@@ -34,17 +35,35 @@ def run(config: Path | None, flags: Mapping[str, object]) -> bool:
 
     """
     settings = load_settings(UpSettings, config, flags)
-    lines = _configure_logging(settings.log)
+    lines = configure_log(settings.log)
     get_logger("up").info("settings", effective=describe(settings))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_Up(settings, lines).run())
 
 
-def _configure_logging(log: LogSettings) -> Lines:
+def configure_log(log: LogSettings) -> Lines:
     """Set the log up and return the writer of request lines that matches its form."""
     as_json = log.form == "json" or (log.form == "auto" and not sys.stderr.isatty())
     configure_logging(json=as_json, level=log.level)
     return JsonLines(sys.stderr.buffer) if as_json else ConsoleLines(get_logger("gateway"))
+
+
+def stop_on_signals(stop: asyncio.Event) -> None:
+    """Take the first signal as a wish to stop, a second as a wish not to wait for streams.
+
+    The second cancels the current task. Further ones change nothing: stopping engines has time
+    limits of its own.
+    """
+    main = asyncio.current_task()
+    assert main is not None
+    wishes = iter((stop.set, main.cancel))
+
+    def wish() -> None:
+        next(wishes, lambda: None)()
+
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(signum, wish)
 
 
 class _Up:
@@ -62,7 +81,7 @@ class _Up:
 
     async def run(self) -> bool:
         """Start both side by side; at the end stop the gateway first, then the fleet."""
-        self._listen_for_signals()
+        stop_on_signals(self._stop)
         url: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         parts = (
             asyncio.create_task(self._serve(url), name="gateway"),
@@ -81,22 +100,6 @@ class _Up:
             await asyncio.gather(*parts, return_exceptions=True)
             await self._fleet.stop()
         return self._stop.is_set()
-
-    def _listen_for_signals(self) -> None:
-        """Take the first signal as a wish to stop, a second as a wish not to wait for streams.
-
-        Further ones change nothing: stopping the engines has time limits of its own.
-        """
-        main = asyncio.current_task()
-        assert main is not None
-        wishes = iter((self._stop.set, main.cancel))
-
-        def stop() -> None:
-            next(wishes, lambda: None)()
-
-        loop = asyncio.get_running_loop()
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(signum, stop)
 
     async def _serve(self, url: asyncio.Future[str]) -> None:
         await run_gateway(
@@ -119,35 +122,36 @@ class _Up:
 
     async def _announce(self, url: asyncio.Future[str]) -> None:
         """Say where to send requests as soon as the first will be served, then when all will."""
-        first = await _ready(self._fleet.source, 1)
-        _say(announcement(await url, first[0], self._settings))
+        first = await ready(self._fleet.source, 1)
+        say(announcement(await url, first[0], self._settings.gateway, "everything"))
         replicas = self._settings.fleet.replicas
-        await _ready(self._fleet.source, replicas)
-        _say(f"{replicas} of {replicas} endpoints are ready.")
+        await ready(self._fleet.source, replicas)
+        say(f"{replicas} of {replicas} endpoints are ready.")
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Print a line for whoever started us."""
     typer.echo(text)
     sys.stdout.flush()
 
 
-async def _ready(source: EndpointSource, count: int) -> list[EndpointView]:
+async def ready(source: EndpointSource, count: int) -> list[EndpointView]:
     """Wait until ``count`` endpoints are ready; return those that are."""
     while True:
-        ready = [view for view in source.endpoints() if view.health is Health.READY]
-        if len(ready) >= count:
-            return ready
+        found = [view for view in source.endpoints() if view.health is Health.READY]
+        if len(found) >= count:
+            return found
         await source.changed()
 
 
-def announcement(url: str, view: EndpointView, settings: UpSettings) -> str:
-    """Return what to tell a newcomer: the URL, the model, and a curl to copy."""
-    key = " -H 'authorization: Bearer YOUR_KEY'" if settings.gateway.keys_file else ""
+def announcement(url: str, view: EndpointView, settings: GatewaySettings, stops: str) -> str:
+    """Return what to tell a newcomer: the URL, the model, a curl to copy, and what Ctrl-C stops."""
+    key = " -H 'authorization: Bearer YOUR_KEY'" if settings.keys_file else ""
     model = view.models[0]
     return (
         f"Headrace serves {model} at {url}\n\n"
         f"  curl -N {url}/v1/chat/completions -H 'content-type: application/json'{key} \\\n"
         f'    -d \'{{"model": "{model}", "stream": true, '
         f'"messages": [{{"role": "user", "content": "Hello"}}]}}\'\n\n'
-        "Ctrl-C stops everything."
+        f"Ctrl-C stops {stops}."
     )

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Final
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from headrace.core.endpoint import EndpointView, KvEventSource, Role, Speed
+from headrace.core.ids import EndpointId, ModelName
+
+_SPEED: Final = Speed()
 
 
 class ProbeSettings(BaseModel):
@@ -69,3 +77,128 @@ class ProbeSettings(BaseModel):
     page_limit_bytes: int = Field(
         default=4 << 20, ge=1_024, le=1 << 28, description="Longest page or reply that is read."
     )
+
+
+class KvEventAddresses(BaseModel):
+    """Where an engine publishes its KV events (vLLM's --kv-events-config)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    events: str = Field(
+        pattern=r"^(tcp|ipc)://.",
+        description="Of its PUB socket, as seen from here: tcp://HOST:PORT or ipc://PATH. Of a "
+        "data parallel rank vLLM adds the rank to the port.",
+    )
+    replay: str | None = Field(
+        default=None,
+        pattern=r"^(tcp|ipc)://.",
+        description="Of its replay socket (replay_endpoint). Without one every lost batch begins "
+        "the endpoint's part of the index anew.",
+    )
+    topic: str = Field(default="", description="Prefix of the topics to follow.")
+
+
+class EndpointSettings(BaseModel):
+    """An engine that runs elsewhere. What it serves, and how fast, it is asked for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: str = Field(description="http://HOST:PORT, or https://; what stands before /v1.")
+    id: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=256,
+        description="Name in metrics and decisions; default: host and port, and rank.",
+    )
+    models: tuple[str, ...] = Field(
+        default=(),
+        max_length=1_024,
+        description="Names it serves, as far as they are to be known before it has answered: until "
+        "then requests for them get 503 instead of 404.",
+    )
+    role: Role = Field(
+        default=Role.BOTH,
+        description="prefill: only computes prompts for those that are decode or both.",
+    )
+    labels: dict[str, str] = Field(
+        default_factory=dict,
+        max_length=16,
+        description="What requests may ask for; see gateway.routing.labels_header.",
+    )
+    loadable: tuple[str, ...] = Field(
+        default=(),
+        max_length=10_000,
+        description="Adapters that it loads by itself when a request names one it does not have.",
+    )
+    dp_rank: int | None = Field(
+        default=None,
+        ge=0,
+        le=4_096,
+        description="Data parallel rank: give one endpoint per rank, all with one url.",
+    )
+    kv_events: KvEventAddresses | None = Field(
+        default=None,
+        description="Where it tells what it holds. Unset: that is estimated.",
+    )
+    simulated: bool = Field(
+        default=False, description="Whether it is one of our simulated engines."
+    )
+    fetch_tokens_per_s: float = Field(
+        default=_SPEED.fetch_tokens_per_s,
+        gt=0,
+        description="Tokens per second that it brings back from a lower cache tier.",
+    )
+    transfer_tokens_per_s: float = Field(
+        default=_SPEED.transfer_tokens_per_s,
+        gt=0,
+        description="Tokens per second whose KV it takes from another endpoint.",
+    )
+    adapter_load_ms: float = Field(
+        default=_SPEED.adapter_load_ms,
+        ge=0,
+        description="Milliseconds in which it loads an adapter.",
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _is_url(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
+            raise ValueError(f"expected http://HOST:PORT, found {url!r}")
+        if parts.username is not None or parts.password is not None:
+            raise ValueError("no user or password here: gateway.upstream.key is sent to engines")
+        return url.rstrip("/")
+
+    @field_validator("labels")
+    @classmethod
+    def _can_be_asked_for(cls, labels: dict[str, str]) -> dict[str, str]:
+        for word in (*labels, *labels.values()):
+            if not word or word != word.strip() or "," in word or "=" in word:
+                raise ValueError(f"{word!r}: no header could ask for it")
+        return labels
+
+    @property
+    def name(self) -> EndpointId:
+        """What it is called."""
+        rank = "" if self.dp_rank is None else f"/{self.dp_rank}"
+        return EndpointId(self.id or urlsplit(self.url).netloc + rank)
+
+    def view(self) -> EndpointView:
+        """Return what is known of it before anyone has looked."""
+        events = self.kv_events
+        return EndpointView(
+            self.name,
+            self.url,
+            tuple(ModelName(name) for name in self.models),
+            role=self.role,
+            speed=Speed(
+                fetch_tokens_per_s=self.fetch_tokens_per_s,
+                transfer_tokens_per_s=self.transfer_tokens_per_s,
+                adapter_load_ms=self.adapter_load_ms,
+            ),
+            kv_events=None if events is None else KvEventSource(**events.model_dump()),
+            loadable=tuple(ModelName(name) for name in self.loadable),
+            labels=tuple(sorted(self.labels.items())),
+            dp_rank=self.dp_rank,
+            simulated=self.simulated,
+        )

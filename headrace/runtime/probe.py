@@ -30,6 +30,7 @@ from headrace.runtime.vital_signs import (
     saw,
     stuck,
 )
+from headrace.service.http import HttpLimits
 from headrace.service.log import get_logger
 
 _log = get_logger("probe")
@@ -37,6 +38,18 @@ _log = get_logger("probe")
 SHORT_PROMPT_TOKENS: Final = 8
 PROMPT_IDS: Final = (100, 1_000)
 """Token ids to draw prompts from: in any vocabulary, past the special tokens at its start."""
+
+
+def probe_limits(settings: ProbeSettings, endpoints: int) -> HttpLimits:
+    """Return bounds for a session that probes so many endpoints: a connection or two for each."""
+    return HttpLimits(
+        connections=settings.concurrency + endpoints,
+        connections_per_host=4,
+        connect_s=settings.timeout_s,
+        read_s=settings.generate_timeout_s,
+        total_s=settings.generate_timeout_s,
+        keepalive_s=max(2.0, 2 * settings.period_s),
+    )
 
 
 class Prober(EndpointSource):
@@ -208,12 +221,16 @@ class Prober(EndpointSource):
         self._publish(endpoint_id)
 
     def _publish(self, endpoint_id: EndpointId) -> None:
-        """Merge: who owns the endpoint has the last word on draining it and on its being gone."""
+        """Merge: who owns the endpoint has the last word on draining it and on its being gone.
+
+        One that is down still has the names it served: a request for them may be tried again.
+        """
         given, signs = self._given[endpoint_id], self._signs[endpoint_id]
+        before = self._published.get(endpoint_id) or given
         self._published.put(
             replace(
                 given,
-                models=signs.models or given.models,
+                models=signs.models or given.models or before.models,
                 files=signs.files or given.files,
                 health=signs.health if given.health is Health.READY else given.health,
                 speed=signs.speed or given.speed,

@@ -108,4 +108,4 @@ def measured_speed(
         # A long prompt that took hardly longer than a short one says "fast", not "infinitely fast":
         # at least a tenth of the time is taken to be computation.
         rate = tokens / max(elapsed_s - floor_s, elapsed_s / 10)
-    return Speed(prefill_tokens_per_s=rate, kv_tokens=kv_tokens or presumed.kv_tokens)
+    return replace(presumed, prefill_tokens_per_s=rate, kv_tokens=kv_tokens or presumed.kv_tokens)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Final
@@ -29,9 +29,19 @@ def metrics_table(metrics: Sequence[MetricSpec]) -> str:
     return "\n".join(rows) + "\n"
 
 
-def settings_tables(model: type[BaseModel]) -> str:
-    """Return one Markdown section per group of settings, named by its dotted path."""
-    return "\n".join(_section(path, group) for path, group in _groups(model, ""))
+def settings_tables(model: type[BaseModel], skip: Collection[str] = ()) -> str:
+    """Return one Markdown section per group of settings, named by its dotted path.
+
+    Args:
+        model: The settings.
+        skip: Top-level groups that are described elsewhere.
+
+    """
+    return "\n".join(
+        _section(path, group)
+        for path, group in _groups(model, "")
+        if path.split(".")[0] not in skip
+    )
 
 
 def _groups(model: type[BaseModel], path: str) -> Iterator[tuple[str, type[BaseModel]]]:

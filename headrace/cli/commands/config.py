@@ -17,6 +17,7 @@ class Kind(StrEnum):
     """Which process a settings file is for."""
 
     UP = "up"
+    GATEWAY = "gateway"
 
 
 KindOption = Annotated[Kind, typer.Option("--kind", help="Which command the file is for.")]

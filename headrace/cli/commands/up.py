@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from headrace.cli import options
 from headrace.cli.errors import readable_errors
 
 
@@ -25,11 +26,9 @@ def up(  # noqa: PLR0913 -- a command's options are its parameters
     replicas: Annotated[
         int | None, typer.Option("--replicas", min=1, help="Engines to start; default 4.")
     ] = None,
-    host: Annotated[str | None, typer.Option("--host", help="Address to listen on.")] = None,
-    port: Annotated[
-        int | None, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")
-    ] = None,
-    policy: Annotated[str | None, typer.Option("--policy", help="Routing policy.")] = None,
+    host: options.Host = None,
+    port: options.Port = None,
+    policy: options.PolicyName = None,
     time_scale: Annotated[
         float | None,
         typer.Option("--time-scale", help="Simulated: engine seconds per wall second."),
@@ -43,9 +42,7 @@ def up(  # noqa: PLR0913 -- a command's options are its parameters
     tp: Annotated[
         int | None, typer.Option("--tp", min=1, help="Cards per engine (tensor parallel).")
     ] = None,
-    log_level: Annotated[
-        str | None, typer.Option("--log-level", help="debug, info, warning or error.")
-    ] = None,
+    log_level: options.LogLevel = None,
 ) -> None:
     """Start a gateway and its engines; Ctrl-C stops everything it started."""
     with readable_errors():

@@ -1,15 +1,12 @@
 from __future__ import annotations
 
-import os
 import re
-import selectors
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import openai
@@ -19,65 +16,27 @@ import pytest
 from typer.testing import CliRunner
 
 from headrace.cli.app import app
-
-START_S = 60.0
-
-
-@dataclass
-class Up:
-    """A `headrace up` that has said where it serves."""
-
-    url: str
-    told: str
-    process: subprocess.Popen[str]
-
-    def started(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children(recursive=True)
-
-    def stop(self, signum: int = signal.SIGINT) -> int:
-        self.process.send_signal(signum)
-        return self.process.wait(30)
-
-
-def start(tmp_path: Path, *options: str, until: str = "2 of 2 endpoints are ready") -> Up:
-    command = [sys.executable, "-m", "headrace.cli", "up", "--port", "0", "--replicas", "2"]
-    log = (tmp_path / "up.log").open("w")
-    process = subprocess.Popen(
-        [*command, *options], stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
-    )
-    log.close()
-    assert process.stdout is not None
-    told = ""
-    deadline_s = time.monotonic() + START_S
-    with selectors.DefaultSelector() as selector:
-        selector.register(process.stdout, selectors.EVENT_READ)
-        while until not in told:
-            assert selector.select(deadline_s - time.monotonic()), (tmp_path / "up.log").read_text()
-            piece = os.read(process.stdout.fileno(), 65_536).decode()
-            assert piece, (tmp_path / "up.log").read_text()
-            told += piece
-    found = re.search(r"http://\S+:\d+", told)
-    assert found is not None
-    return Up(found.group(), told, process)
+from tests.support.serving_command import Serving, start_serving
 
 
 @pytest.fixture
-def up(tmp_path: Path) -> Iterator[Up]:
-    running = start(tmp_path, "--time-scale", "20")
+def up(tmp_path: Path) -> Iterator[Serving]:
+    running = start_serving(
+        *("up", "--port", "0", "--replicas", "2", "--time-scale", "20"),
+        log=tmp_path / "up.log",
+        until="2 of 2 endpoints are ready",
+    )
     try:
         yield running
     finally:
-        if running.process.poll() is None:
-            running.stop()
-        assert running.process.stdout is not None
-        running.process.stdout.close()
+        running.close()
 
 
 def all_gone(processes: list[psutil.Process]) -> bool:
     return not psutil.wait_procs(processes, timeout=20)[1]
 
 
-def test_it_serves_the_openai_client_and_stops_all_it_started(up: Up) -> None:
+def test_it_serves_the_openai_client_and_stops_all_it_started(up: Serving) -> None:
     with openai.OpenAI(base_url=f"{up.url}/v1", api_key="none", max_retries=0) as client:
         model = client.models.list().data[0].id
         stream = client.chat.completions.create(
@@ -94,7 +53,7 @@ def test_it_serves_the_openai_client_and_stops_all_it_started(up: Up) -> None:
     assert all_gone(started)
 
 
-def test_the_curl_it_prints_streams_a_token(up: Up) -> None:
+def test_the_curl_it_prints_streams_a_token(up: Serving) -> None:
     command = re.search(r"curl -N .*?\}'", up.told, re.DOTALL)
     assert command is not None
     done = subprocess.run(
@@ -104,7 +63,7 @@ def test_the_curl_it_prints_streams_a_token(up: Up) -> None:
     assert done.stdout.rstrip().endswith("data: [DONE]")
 
 
-def test_sigterm_lets_an_open_stream_finish(up: Up) -> None:
+def test_sigterm_lets_an_open_stream_finish(up: Serving) -> None:
     with openai.OpenAI(base_url=f"{up.url}/v1", api_key="none", max_retries=0) as client:
         model = client.models.list().data[0].id
         stream = client.completions.create(
@@ -125,7 +84,7 @@ def test_sigterm_lets_an_open_stream_finish(up: Up) -> None:
     assert all_gone(started)
 
 
-def test_a_second_signal_does_not_wait_for_streams(up: Up) -> None:
+def test_a_second_signal_does_not_wait_for_streams(up: Serving) -> None:
     with openai.OpenAI(base_url=f"{up.url}/v1", api_key="none", max_retries=0) as client:
         model = client.models.list().data[0].id
         stream = client.completions.create(
@@ -158,7 +117,9 @@ def wait_until_refused(host: str, port: int) -> None:
     raise AssertionError("still listening")
 
 
-def test_replay_through_it_serves_every_request_and_hits_the_cache(up: Up, tmp_path: Path) -> None:
+def test_replay_through_it_serves_every_request_and_hits_the_cache(
+    up: Serving, tmp_path: Path
+) -> None:
     json = tmp_path / "replay.json"
     words = ["replay", "--url", up.url, "--workload", "conversation", "--rate", "4"]
     words += ["--time-scale", "20", "--limit", "100", "--json", str(json)]

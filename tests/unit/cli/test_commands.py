@@ -21,7 +21,7 @@ def test_version_is_printed() -> None:
     assert (result.exit_code, result.output) == (0, f"headrace {headrace.__version__}\n")
 
 
-@pytest.mark.parametrize("command", ["up", "replay", "twin", "explain", "config"])
+@pytest.mark.parametrize("command", ["up", "gateway", "replay", "twin", "explain", "config"])
 def test_every_command_explains_itself(command: str) -> None:
     result = headrace_cli(command, "--help")
     assert result.exit_code == 0
@@ -45,10 +45,11 @@ def test_an_unknown_option_stops_with_2() -> None:
     assert headrace_cli("up", "--nonsense").exit_code == 2
 
 
-def test_config_show_prints_a_file_that_checks(tmp_path: Path) -> None:
-    file = tmp_path / "up.yaml"
-    file.write_text(headrace_cli("config", "show").stdout)
-    result = headrace_cli("config", "check", str(file))
+@pytest.mark.parametrize("kind", ["up", "gateway"])
+def test_config_show_prints_a_file_that_checks(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text(headrace_cli("config", "show", "--kind", kind).stdout)
+    result = headrace_cli("config", "check", "--kind", kind, str(file))
     assert result.exit_code == 0, result.output
     assert "expected-ttft" in result.stdout
 
@@ -77,6 +78,8 @@ def test_config_check_names_every_wrong_key_and_the_known_ones(tmp_path: Path) -
         (("up", "--hardware", "B9000"), "B9000"),
         (("up", "--engine", "gpt"), "fleet.engine"),
         (("up", "--config", "/nonexistent.yaml"), "/nonexistent.yaml"),
+        (("gateway",), "--endpoint"),
+        (("gateway", "--endpoint", "nowhere"), "endpoints.0.url"),
         (("replay", "--workload", "dreams"), "dreams"),
         (("replay", "--trace", "/nonexistent.jsonl"), "/nonexistent.jsonl"),
         (("replay", "--url", "gopher://x"), "url"),

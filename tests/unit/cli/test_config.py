@@ -1,6 +1,11 @@
 from __future__ import annotations
 
-from headrace.cli.config import RouterSettings, UpSettings
+import pytest
+from pydantic import ValidationError
+
+from headrace.cli.config import FrontSettings, RouterSettings, UpSettings
+from headrace.core.endpoint import EndpointView, KvEventSource, Role, Speed
+from headrace.core.ids import EndpointId, ModelName
 from kvcache.index import IndexLimits
 from router.held import HoldLimits
 from router.router import Options
@@ -26,3 +31,70 @@ def test_every_setting_reaches_the_router() -> None:
     assert options.index == IndexLimits(blocks=9_000)
     assert (options.seed, options.time_scale) == (7, 5.0)
     assert settings.router().policy_name == "least-requests"
+
+
+def front(*endpoints: dict[str, object]) -> FrontSettings:
+    return FrontSettings.model_validate({"endpoints": endpoints})
+
+
+def test_an_endpoint_needs_no_more_than_a_url() -> None:
+    (endpoint,) = front({"url": "http://10.0.0.7:8000/"}).endpoints
+    assert endpoint.view() == EndpointView(
+        EndpointId("10.0.0.7:8000"), "http://10.0.0.7:8000", models=()
+    )
+
+
+def test_all_that_is_said_of_an_endpoint_reaches_the_router() -> None:
+    (endpoint,) = front(
+        {
+            "url": "https://engines.internal/pool",
+            "models": ["m"],
+            "role": "decode",
+            "labels": {"zone": "a", "tier": "gold"},
+            "loadable": ["ad"],
+            "dp_rank": 3,
+            "kv_events": {"events": "tcp://h:5560", "replay": "tcp://h:5660", "topic": "kv"},
+            "simulated": True,
+            "fetch_tokens_per_s": 1,
+            "transfer_tokens_per_s": 2,
+            "adapter_load_ms": 3,
+        }
+    ).endpoints
+    assert endpoint.view() == EndpointView(
+        EndpointId("engines.internal/3"),
+        "https://engines.internal/pool",
+        (ModelName("m"),),
+        role=Role.DECODE,
+        speed=Speed(fetch_tokens_per_s=1.0, transfer_tokens_per_s=2.0, adapter_load_ms=3.0),
+        kv_events=KvEventSource("tcp://h:5560", "tcp://h:5660", "kv"),
+        loadable=(ModelName("ad"),),
+        labels=(("tier", "gold"), ("zone", "a")),
+        dp_rank=3,
+        simulated=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "told"),
+    [
+        (({"url": "http://a:1"}, {"url": "http://a:1/"}), "are called 'a:1'"),
+        (({"url": "http://a:1"}, {"url": "http://a:1", "id": "b"}), "given twice"),
+        (({"url": "http://a:1"}, {"url": "http://a:1", "dp_rank": 0}), "given twice"),
+        (({"url": "http://a:1", "id": "x"}, {"url": "http://b:1", "id": "x"}), "are called 'x'"),
+        (({"url": "http://me:secret@a:1"},), "gateway.upstream.key"),
+        (({"url": "a:1"},), "expected http://HOST:PORT"),
+        (({"url": "http://a:1", "kv_events": {"events": "h:5560"}},), "kv_events.events"),
+        (({"url": "http://a:1", "labels": {"": "x"}},), "labels"),
+        (({"url": "http://a:1", "labels": {"zone": "a,b"}},), "labels"),
+    ],
+)
+def test_endpoints_that_cannot_be_told_apart_or_reached_stop_the_start(
+    endpoints: tuple[dict[str, object], ...], told: str
+) -> None:
+    with pytest.raises(ValidationError, match=told):
+        front(*endpoints)
+
+
+def test_ranks_of_one_engine_are_endpoints_of_their_own() -> None:
+    settings = front(*({"url": "http://a:1", "dp_rank": rank} for rank in range(2)))
+    assert [endpoint.name for endpoint in settings.endpoints] == ["a:1/0", "a:1/1"]
