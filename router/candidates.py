@@ -74,7 +74,9 @@ class Candidates:
     ) -> list[Candidate]:
         """Return what is known of each endpoint, in the order given."""
         last = self._sessions.last(request.session)
-        return [self._of(view, request, cached, last, engine_s) for view in views]
+        made = [self._of(view, request, cached, last, engine_s) for view in views]
+        self._unseen.charge(made, engine_s)
+        return made
 
     def pairs(
         self,
@@ -133,7 +135,7 @@ class Candidates:
             held.tokens,
             load.inflight,
             load.decoding,
-            load.queued_ms(engine_s) + self._unseen.ms(endpoint_id, engine_s),
+            load.queued_ms(engine_s),
             load.kv_tokens,
             speed.kv_tokens,
             fit.fixed_ms + load.beside_ms,

@@ -1,18 +1,19 @@
 """What other gateway replicas may have sent that nobody can have told us of yet. Pure.
 
 Replicas that believe the same choose the same endpoint, and within the time that news take they do
-so unawares. So each expects others' unseen work everywhere but on its own share of the endpoints:
-where several are about as good each takes one of its own, and where one is better by more than
-that work is worth, all take that one.
+so unawares. So each expects others' unseen work everywhere but on its own share of the endpoints,
+and where the prompt is cached: where several endpoints are about as good each takes one of its own,
+and where one is better by more than that work is worth, all take that one.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from headrace.core.ids import EndpointId
+from router.policy import Candidate
 from router.reserve import ReplicaId
 
 MEMORY_S: Final = 10.0
@@ -20,6 +21,9 @@ MEMORY_S: Final = 10.0
 
 BOTH_WAYS: Final = 2.0
 """Two choices collide whether the other came just before ours or just after."""
+
+SLACK_TOKENS: Final = 64.0
+"""Difference in cached tokens that counts as none: one routing block."""
 
 
 class Unseen:
@@ -55,12 +59,20 @@ class Unseen:
         self._forget(now_s)
         self._ms_per_s += work_ms / MEMORY_S
 
-    def ms(self, endpoint_id: EndpointId, now_s: float) -> float:
-        """Return the work to expect there beyond what is known."""
-        if endpoint_id not in self._others:
-            return 0.0
+    def charge(self, candidates: Sequence[Candidate], now_s: float) -> None:
+        """Add the work to expect beyond what is known to the queues of new candidates.
+
+        Those that hold more of the prompt than others do are left alone: only this request is
+        drawn there, and to keep it away would cost what they hold.
+        """
+        if not self._others or not candidates:
+            return
         self._forget(now_s)
-        return BOTH_WAYS * self._delay_s * self._ms_per_s
+        work_ms = BOTH_WAYS * self._delay_s * self._ms_per_s
+        most = min(candidate.cached_tokens for candidate in candidates) + SLACK_TOKENS
+        for candidate in candidates:
+            if candidate.endpoint_id in self._others and candidate.cached_tokens <= most:
+                candidate.queued_ms += work_ms
 
     def _divide(self) -> None:
         """Give each replica every n-th endpoint."""
