@@ -30,12 +30,13 @@ CONTEXT_TOKENS = 4_096
 MODEL = ModelName("small")
 
 SETTINGS: dict[str, Any] = {
-    "gateway": {"port": 0},
+    # Two engines and all else share the cores here, so a prompt's tokens may take their time.
+    "gateway": {"port": 0, "tokens": {"limit_ms": 1_000}},
     "log": {"form": "json"},
     "fleet": {
         "max_model_tokens": CONTEXT_TOKENS,
-        # 5,120 tokens of this model in fp32: little more than one request may take.
-        "kv_cache_bytes": 80 << 20,
+        # 8,192 tokens of this model in fp32.
+        "kv_cache_bytes": 128 << 20,
         "engine_args": [
             # In bf16 the tokens of a prompt depend on what it was batched with.
             *("--dtype", "float32"),

@@ -23,7 +23,7 @@ from tests.support.kv_events import running
 
 pytestmark = pytest.mark.vllm
 
-TALKS = 15
+TALKS = 18
 TURNS = 8
 CALLERS = 3
 WORDS = 60
