@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol, cast
 
+import aiohttp
 import uvicorn
 from prometheus_client import CollectorRegistry
 
@@ -18,9 +20,8 @@ from gateway.admission import Admission
 from gateway.app import Gateway, cold_app
 from gateway.config import GatewaySettings, KvEventSettings
 from gateway.decisions import Decisions
-from gateway.explaining import ShadowMetrics, add_explaining
+from gateway.explaining import add_explaining
 from gateway.front import Fronts
-from gateway.index_metrics import IndexMetrics
 from gateway.keys import Keys, load_keys
 from gateway.preparing import FOR_EVER, Preparing
 from gateway.retry import Circuit
@@ -28,8 +29,9 @@ from gateway.serve import Parts, Service
 from gateway.sharing import open_sharing
 from gateway.tokens import PromptTokens
 from gateway.upstream import Upstream
+from gateway.watch import Watch
 from headrace.core.clock import Clock
-from headrace.core.endpoint import EndpointView, Health
+from headrace.core.endpoint import EndpointView
 from headrace.core.errors import ConfigError
 from headrace.runtime.client import ClientLimits, EngineClient
 from headrace.runtime.discovery import EndpointSource
@@ -42,9 +44,6 @@ from kvcache.scheme import Guesses
 from kvcache.shell.subscriber import Subscriber, SubscriberSettings
 from router.router import Router
 from router.shadow import Shadow
-
-GAUGE_S = 1.0
-"""How often the gauges are brought up to date."""
 
 
 class Lines(LineWriter, Protocol):
@@ -91,12 +90,8 @@ async def run_gateway(
     listener = _bind(settings)
     subscriber = Subscriber(router.prefixes, _following(settings.kv_events), clock)
     session = make_session(HttpLimits(), key=settings.upstream.key)
-
-    def engine(view: EndpointView) -> EngineClient:
-        return EngineClient(session, view.url, ClientLimits(), dp_rank=view.dp_rank)
-
-    preparing = Preparing(router, service.sources, parts.tokens, engine)
-    watch = _Watch(router, source, parts, service, subscriber, preparing)
+    preparing = Preparing(router, service.sources, parts.tokens, partial(_engine, session))
+    watch = Watch(router, source, parts, service, subscriber, preparing)
     watch.apply()  # what is known already is served from the first connection on
     try:
         shared = open_sharing(
@@ -110,12 +105,9 @@ async def run_gateway(
         async with Tasks(clock) as tasks:
             tasks.start("sweep", parts.upstream.sweep, restart=Restart())
             tasks.start("idle", fronts.sweep, restart=Restart())
-            tasks.start("endpoints", watch.follow, restart=Restart())
             tasks.start("tokenizers", preparing.run, restart=FOR_EVER)
-            tasks.start("kv-events", subscriber.run, restart=Restart())
             tasks.start("held", service.placing.tick, restart=Restart())
-            tasks.start("gauges", watch.measure, restart=Restart())
-            for name, work in shared:
+            for name, work in (*watch.tasks(), *shared):
                 tasks.start(name, work, restart=Restart())
             if lines is not None:
                 tasks.start("lines", lambda: _flush(lines), restart=Restart())
@@ -156,6 +148,10 @@ def _build(
         tokens=PromptTokens(settings.tokens, telemetry),
         shadow=None if routing.shadow is None else Shadow(routing.shadow, router.seed),
     )
+
+
+def _engine(session: aiohttp.ClientSession, view: EndpointView) -> EngineClient:
+    return EngineClient(session, view.url, ClientLimits(), dp_rank=view.dp_rank)
 
 
 def _following(settings: KvEventSettings) -> SubscriberSettings:
@@ -244,68 +240,3 @@ async def _flush(lines: Lines) -> None:
     while True:
         await asyncio.sleep(FLUSH_S)
         lines.flush()
-
-
-class _Watch:
-    """Keeps the router, the pools and the gauges in step with the endpoints there are."""
-
-    def __init__(
-        self,
-        router: Router,
-        source: EndpointSource,
-        parts: Parts,
-        service: Service,
-        subscriber: Subscriber,
-        preparing: Preparing,
-    ) -> None:
-        self._router = router
-        self._service = service
-        self._subscriber = subscriber
-        self._source = source
-        self._parts = parts
-        self._preparing = preparing
-        telemetry = parts.telemetry
-        self._inflight = telemetry.gauge("headrace_inflight_requests").labels()
-        self._per_endpoint = telemetry.gauge("headrace_endpoint_inflight_requests")
-        self._health = telemetry.gauge("headrace_endpoints")
-        self._held = telemetry.gauge("headrace_held_requests").labels()
-        self._index = IndexMetrics(router, subscriber, telemetry)
-        self._shadow = None if parts.shadow is None else ShadowMetrics(parts.shadow, telemetry)
-
-    def apply(self) -> None:
-        """Take the list as it is now."""
-        views = self._source.endpoints()
-        before = {view.endpoint_id for view in self._router.endpoints()}
-        self._router.set_endpoints(views)
-        self._service.sources.forget()
-        # one that is down has lost what it held: should it come back, its events begin anew
-        self._subscriber.follow(view for view in views if view.health is not Health.DOWN)
-        self._service.placing.changed()
-        known = self._parts.upstream.keep(views)
-        self._parts.circuit.keep(known)
-        for endpoint_id in before - known:
-            self._per_endpoint.forget(endpoint_id)
-            self._index.forget(endpoint_id)
-        for health in Health:
-            count = sum(view.health is health for view in views)
-            self._health.labels(health.value).set(count)
-        self._preparing.changed()
-
-    async def follow(self) -> None:
-        """Apply every change, for ever."""
-        while True:
-            self.apply()
-            await self._source.changed()
-
-    async def measure(self) -> None:
-        """Bring the gauges up to date, for ever."""
-        while True:
-            self._inflight.set(self._parts.admission.inflight)
-            for view in self._router.endpoints():
-                gauge = self._per_endpoint.labels(view.endpoint_id)
-                gauge.set(self._router.inflight(view.endpoint_id))
-            self._held.set(self._router.held)
-            self._index.update()
-            if self._shadow is not None:
-                self._shadow.update()
-            await asyncio.sleep(GAUGE_S)

@@ -191,6 +191,14 @@ METRICS: Final[Sequence[MetricSpec]] = (
         ("endpoint",),
     ),
     MetricSpec(
+        "headrace_kv_event_age_seconds",
+        "gauge",
+        "seconds",
+        "Since an endpoint's last batch of KV events came. An idle engine sends none; one that is "
+        "busy and silent is not being followed.",
+        ("endpoint",),
+    ),
+    MetricSpec(
         "headrace_kv_event_gaps_total",
         "counter",
         "gaps",

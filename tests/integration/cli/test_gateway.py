@@ -126,6 +126,7 @@ def test_it_routes_by_what_engines_tell_and_leaves_them_running(
         assert engines.last_decision()["endpoint"] == f"engine-{zone}"
     blocks = 'headrace_prefix_blocks{endpoint="engine-b"}'
     engines.until_metric(blocks, 600 // 16)
+    assert 0 < engines.metric('headrace_kv_event_age_seconds{endpoint="engine-b"}') < LIMIT_S
     status, reply = engines.ask()
     assert status == 200
     decision = engines.last_decision()
