@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
-.PHONY: help serve setup setup-dev test check format lint docs results lock demo e2e-vllm bench-decide bench-gateway bench-routing bench-simulator bench-replicas bench-simulator-http bench-tokens
+.PHONY: help serve setup setup-dev test check format lint docs results lock demo e2e-vllm bench-decide bench-disaggregation bench-gateway bench-routing bench-simulator bench-replicas bench-simulator-http bench-tokens
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ format: setup-dev ## Rewrite the code in the house format
 
 bench-decide: setup-dev ## What a routing decision costs by endpoints and prompt, and the index
 	$(PYTHON) -m bench.decide
+
+bench-disaggregation: setup-dev ## When it pays to split requests between engines, in the twin (6 minutes)
+	@$(PY) -m bench.disaggregation
 
 bench-gateway: setup-dev ## CPU, latency and memory beside smg, vllm-router and a bare relay
 	@scripts/install-system wrk gcc
