@@ -18,7 +18,7 @@ from gateway.openai import Kind
 from gateway.reference import add_relayed_routes
 from gateway.serve import Service
 from headrace import __version__
-from headrace.core.endpoint import Health
+from headrace.core.endpoint import Health, Role
 from headrace.core.errors import HeadraceError, InvalidRequest, ModelNotFound, NoEndpoint
 from headrace.core.outcome import Outcome
 from router.router import Router
@@ -100,7 +100,8 @@ def _add_operations(app: FastAPI, router: Router, registry: CollectorRegistry) -
 
     @app.get("/ready", summary="An endpoint is ready")
     async def ready() -> dict[str, int | str]:
-        count = sum(view.health is Health.READY for view in router.endpoints())
+        views = router.endpoints()
+        count = sum(v.health is Health.READY and v.role is not Role.PREFILL for v in views)
         if not count:
             raise NoEndpoint("no endpoint is ready yet")
         return {"status": "ready", "endpoints": count}
