@@ -71,4 +71,4 @@ def test_every_policy_has_its_page() -> None:
     from router.catalog import POLICIES
 
     pages = {p.stem for p in (ROOT / "docs" / "policies").glob("*.md")}
-    assert pages == set(POLICIES)
+    assert pages >= set(POLICIES)

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from headrace.cli.config import FrontSettings, RouterSettings, UpSettings
@@ -98,3 +102,10 @@ def test_endpoints_that_cannot_be_told_apart_or_reached_stop_the_start(
 def test_ranks_of_one_engine_are_endpoints_of_their_own() -> None:
     settings = front(*({"url": "http://a:1", "dp_rank": rank} for rank in range(2)))
     assert [endpoint.name for endpoint in settings.endpoints] == ["a:1/0", "a:1/1"]
+
+
+def test_the_file_in_the_documentation_is_one() -> None:
+    page = (Path(__file__).parents[3] / "docs/operate/engines.md").read_text()
+    (example,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    settings = FrontSettings.model_validate(yaml.safe_load(example))
+    assert [endpoint.dp_rank for endpoint in settings.endpoints] == [None, 0, 1]
