@@ -25,7 +25,8 @@ pytestmark = pytest.mark.vllm
 
 TALKS = 18
 TURNS = 8
-CALLERS = 3
+CALLERS = 2
+THINKING_S = (0.02, 0.15)
 WORDS = 60
 LEAST_EVICTED_BLOCKS = 200
 
@@ -47,15 +48,19 @@ async def converse(url: str, talks: Sequence[Talk]) -> list[Turn | BaseException
     """Take all turns; several callers at a time, each with talks of its own.
 
     A caller takes two turns of a talk and then goes to another by chance: the second finds what
-    the first left, and by the time that the talk goes on some of it may be evicted.
+    the first left, and by the time that the talk goes on some of it may be evicted. Between turns
+    it thinks for a moment: what an engine evicts for a prompt it tells when that prompt is computed,
+    a second later here, and a request that comes meanwhile for just those blocks is misjudged.
     """
     taken: list[Turn | BaseException] = []
 
     async def caller(http: aiohttp.ClientSession, number: int) -> None:
+        rng = Random(number)
         visits = TURNS // 2 * list(talks[number::CALLERS])
-        Random(number).shuffle(visits)
+        rng.shuffle(visits)
         for talk in visits:
             for _ in range(2):
+                await asyncio.sleep(rng.uniform(*THINKING_S))
                 taken.extend(await asyncio.gather(talk.turn(http, url), return_exceptions=True))
 
     async with aiohttp.ClientSession() as http:

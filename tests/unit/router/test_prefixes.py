@@ -179,6 +179,22 @@ def test_events_missed_do_not_make_the_guess_worse() -> None:
     assert tokens(prefixes, UNTOLD) == {A: 1_599}
 
 
+def test_a_new_life_of_an_engine_holds_nothing_that_was_guessed_of_the_old_one() -> None:
+    prefixes = following(A)
+    for endpoint in (A, B):
+        prefixes.sent(endpoint, UNTOLD, KV, 0.0)
+    prefixes.scheme(A, None)
+    assert tokens(prefixes, UNTOLD) == {B: 1_599}
+    assert prefixes.blocks(A) == 0
+
+
+def test_an_engine_whose_scheme_is_not_known_may_be_a_new_life_whenever_events_are_lost() -> None:
+    prefixes = Prefixes()
+    prefixes.sent(A, UNTOLD, KV, 0.0)
+    prefixes.forgotten(A)
+    assert tokens(prefixes, UNTOLD) == {}
+
+
 @pytest.mark.parametrize("scheme", [OTHER, None])
 def test_a_new_scheme_means_that_nothing_is_held_under_the_old_one(
     scheme: BlockScheme | None,
