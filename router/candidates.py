@@ -9,7 +9,7 @@ from typing import Final
 from headrace.core.endpoint import EndpointView
 from headrace.core.ids import EndpointId
 from headrace.core.request import RouteRequest
-from router.disaggregation import Handovers, Link, pairs
+from router.disaggregation import pairs
 from router.endpoints import Endpoints
 from router.held import HoldLimits, Opening
 from router.ledger import EndpointLoad, Ledger
@@ -42,12 +42,7 @@ class Sessions:
 
 
 class Candidates:
-    """Makes candidates of endpoints, from a router's books.
-
-    Attributes:
-        handovers: How long it takes to hand over prompts; the router tells it of each.
-
-    """
+    """Makes candidates of endpoints, from a router's books."""
 
     def __init__(
         self,
@@ -64,7 +59,6 @@ class Candidates:
         self._sessions = sessions
         self._unseen = unseen
         self._time_scale = time_scale
-        self.handovers = Handovers()
 
     def load(self, view: EndpointView) -> EndpointLoad:
         """Return what is in flight on an endpoint, made when first asked for."""
@@ -96,18 +90,12 @@ class Candidates:
         views = self._endpoints.that_may_prefill(request, exclude)
         if not views or not replying:
             return []
-        links = [
-            Link(
-                self._endpoints.get(c.endpoint_id).speed.transfer_tokens_per_s,
-                self.handovers.ratio(c.endpoint_id, engine_s),
-            )
-            for c in replying
-        ]
+        speeds = [self._endpoints.get(c.endpoint_id).speed for c in replying]
         return pairs(
             request.prompt_tokens,
             self.of(request, views, cached, engine_s),
             replying,
-            links,
+            [speed.transfer_tokens_per_s for speed in speeds],
         )
 
     def room(self, view: EndpointView, limits: HoldLimits, engine_s: float) -> float:

@@ -125,7 +125,6 @@ class Router:
             self.prefixes.gone(endpoint_id)
         self._unseen.endpoints(self._endpoints.ids())
         self._ledger.forget_idle(self._endpoints.ids())
-        self._known.handovers.keep(self._endpoints.ids())
         for view in self._endpoints.all():
             if view.load is not None:
                 at_s = view.load.at_s * self.time_scale
@@ -310,8 +309,6 @@ class Router:
             sent = self._sent[request.request_id]
             sent.half_id, sent.cached_tokens = half.request_id, 0.0  # it is not asked for its own
             self._reserve(half, candidate.prefill_id, candidate.cached_tokens, now_s)
-            handovers = self._known.handovers
-            handovers.expected(request.request_id, endpoint_id, candidate.transfer_ms)
         self._sessions.went(request.session, endpoint_id)
 
     def _reserve(
@@ -344,15 +341,12 @@ class Router:
         self.first_token(sent.half_id, now_s)
         self.released(sent.half_id, now_s, usage)
         sent.half_id = None
-        if sent.request.first_token_seen:
-            self._known.handovers.begun(request_id, now_s * self.time_scale)
-        else:
+        if not sent.request.first_token_seen:
             self.first_token(request_id, now_s)
 
     def first_token(self, request_id: RequestId, now_s: float) -> None:
         """Note that the first token of ``request_id`` came; later calls change nothing."""
         self._ledger.first_token(request_id, now_s * self.time_scale)
-        self._known.handovers.done(request_id, now_s * self.time_scale)
         if self._observer is not None:
             self._observer.on_first_token(request_id, now_s)
 
@@ -362,7 +356,6 @@ class Router:
         ``usage`` is what the engine reported, if it did: it corrects what is believed of it.
         """
         self._ledger.released(request_id, now_s * self.time_scale)
-        self._known.handovers.over(request_id)
         sent = self._sent.pop(request_id, None)
         if sent is not None and usage is not None:
             self.prefixes.answered(sent.endpoint_id, sent.request, sent.cached_tokens, usage)
@@ -383,7 +376,6 @@ class Router:
         """Assert the invariants of ledger and prefixes; called by tests and when idle."""
         self._ledger.check()
         self.prefixes.check()
-        self._known.handovers.check(self._sent)
         assert all(self._ledger.has(request_id) for request_id in self._sent)
 
     # Small things.

@@ -13,7 +13,7 @@ from headrace.core.record import Usage
 from headrace.core.request import RouteRequest
 from router.catalog import make_policy
 from router.decide import Decision, decide
-from router.disaggregation import BOUNDS, EACH, FORGET_S, Handovers, Link, half_id, pairs
+from router.disaggregation import EACH, half_id, pairs
 from router.policy import Candidate
 from router.record import (
     PolicyUsed,
@@ -291,22 +291,22 @@ def test_few_pairs_are_costed_and_the_best_is_among_them() -> None:
 
     prefilling = [some(f"p{i}") for i in range(7)]
     replying = [replace(some(f"d{i}"), queued_ms=0.0) for i in range(9)]
-    links = [Link(rng.uniform(2e4, 2e5)) for _ in replying]
-    few = pairs(4_096, prefilling, replying, links)
+    rates = [rng.uniform(2e4, 2e5) for _ in replying]
+    few = pairs(4_096, prefilling, replying, rates)
     assert len(few) == EACH * EACH
     policy = make_policy("expected-ttft")
     every = [
         pair
         for p in prefilling
-        for d, link in zip(replying, links, strict=True)
-        for pair in pairs(4_096, [p], [d], [link])
+        for d, rate in zip(replying, rates, strict=True)
+        for pair in pairs(4_096, [p], [d], [rate])
     ]
     least = min(terms.cost for terms in policy.costs(splittable(), every, rng))
     assert min(terms.cost for terms in policy.costs(splittable(), few, rng)) == least
 
 
 def test_prompts_that_the_second_endpoint_computes_itself_come_first() -> None:
-    (pair,) = pairs(1_000, [candidate("p")], [candidate("d", queued_ms=5_000.0)], [Link(1e5)])
+    (pair,) = pairs(1_000, [candidate("p")], [candidate("d", queued_ms=5_000.0)], [1e5])
     assert pair.queued_ms == 5_000.0 - 15.0 - 125.0
 
 
@@ -349,58 +349,3 @@ def test_a_split_is_recorded_and_decided_again() -> None:
 
 def test_a_half_has_an_id_that_no_request_has() -> None:
     assert half_id(RequestId("r")) != RequestId("r")
-
-
-def handed_over(made: Handovers, took_s: float, at_s: float) -> None:
-    made.expected(RequestId("r"), A, 100.0)
-    made.begun(RequestId("r"), at_s)
-    made.done(RequestId("r"), at_s + took_s)
-
-
-def test_a_handover_is_presumed_until_one_was_seen() -> None:
-    made = Handovers()
-    assert made.ratio(A, 0.0) == 1.0
-    handed_over(made, 0.1, 1.0)
-    assert made.ratio(A, 1.1) == pytest.approx(1.0)
-
-
-def test_slow_handovers_are_learned_within_bounds_and_forgotten_with_time() -> None:
-    made = Handovers()
-    for i in range(40):
-        handed_over(made, 60.0, 1.0 + i)
-    assert made.ratio(A, 101.0) == pytest.approx(BOUNDS[1], rel=0.6)
-    assert made.ratio(B, 101.0) == 1.0
-    assert made.ratio(A, 101.0 + 10 * FORGET_S) == pytest.approx(1.0, abs=0.05)
-    made.keep(frozenset({B}))
-    assert made.ratio(A, 101.0) == 1.0
-
-
-def test_a_request_that_ends_before_it_was_handed_over_teaches_nothing() -> None:
-    made = Handovers()
-    made.expected(RequestId("r"), A, 100.0)
-    made.done(RequestId("r"), 99.0)
-    made.expected(RequestId("r"), A, 100.0)
-    made.begun(RequestId("r"), 100.0)
-    made.over(RequestId("r"))
-    made.done(RequestId("r"), 200.0)
-    assert made.ratio(A, 200.0) == 1.0
-    made.check(())
-
-
-def test_a_link_that_turns_out_slow_ends_the_splitting() -> None:
-    made = fleet()
-    decoding(made, 3)
-    now_s = 1.0
-    split = []
-    for i in range(12):
-        asked = splittable(f"r{i}", head=i + 1)
-        decision = made.choose(asked, now_s, frozenset({B}))
-        made.dispatched(asked, decision, now_s)
-        split.append(decision.candidate.prefill_id == P)
-        made.prefilled(asked.request_id, now_s + 0.4)
-        made.first_token(asked.request_id, now_s + (2.4 if split[-1] else 0.4))
-        made.released(asked.request_id, now_s + 2.5)
-        now_s += 3.0
-    assert split[0]
-    assert not split[-1]
-    made.check()
