@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
-.PHONY: help serve setup setup-dev test check format lint docs results lock demo e2e-vllm bench-decide bench-disaggregation bench-gateway bench-routing bench-simulator bench-replicas bench-simulator-http bench-tokens
+.PHONY: help serve setup setup-dev test check format lint docs results lock demo e2e-vllm bench-decide bench-disaggregation bench-gateway bench-routing bench-routing-real bench-simulator bench-replicas bench-simulator-http bench-tokens
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ bench-gateway: setup-dev ## CPU, latency and memory beside smg, vllm-router and 
 
 bench-routing: setup-dev ## The router beside every rival, in the twin, on public traces (resumes where it was)
 	@$(PY) -m bench.routing
+
+bench-routing-real: setup-dev ## The gateway, smg and vllm-router over HTTP and the same simulated engines
+	@$(PY) -m bench.routing_real
 
 bench-replicas: setup-dev ## Several gateway replicas beside one, in the twin; and over a real Redis
 	@scripts/install-system redis-server
