@@ -9,7 +9,7 @@ from typing import Any, Final
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from controller.fleets.restart import RestartPolicy
-from headrace.core.endpoint import Role
+from headrace.core.endpoint import Role, Speed
 from headrace.runtime.config import ProbeSettings
 from headrace.runtime.engines.launch import EngineKind
 from headrace.simulator.config import EngineSettings
@@ -110,6 +110,13 @@ class FleetSettings(BaseModel):
         default_factory=lambda: {"kv_connector": "NixlConnector"},
         description="vLLM: its KV connector, as --kv-transfer-config has it, for replicas whose "
         "role is prefill or decode; kv_role is filled in.",
+    )
+    transfer_tokens_per_s: float | None = Field(
+        default=None,
+        gt=0,
+        description="Tokens per second whose KV a replica takes from another: what the network "
+        "between them moves, over the bytes of a token's KV. Default: simulated, what it is "
+        "simulated with; vLLM, 100,000 (an 8B model over half of 200 Gbit/s).",
     )
     tp: int | None = Field(
         default=None,
@@ -213,6 +220,15 @@ class FleetSettings(BaseModel):
             return self.model or self.simulated.names()[0]
         assert self.model is not None
         return self.model.rstrip("/").rsplit("/", 1)[-1]
+
+    @property
+    def speed(self) -> Speed:
+        """What is presumed of each engine until it has been measured."""
+        rate = self.transfer_tokens_per_s
+        if rate is None and self.engine is EngineKind.SIMULATED:
+            kv_bytes = self.simulated.shape().kv_bytes_per_token
+            rate = self.simulated.kv_transfer_bytes_per_s / kv_bytes
+        return Speed() if rate is None else Speed(transfer_tokens_per_s=rate)
 
     @property
     def cards(self) -> int:

@@ -125,6 +125,7 @@ class LocalFleet:
             restart=settings.restart.policy(),
             timeouts=settings.timeouts,
             model=ModelName(settings.name_served),
+            speed=settings.speed,
             directory=opened.state_dir,
         )
         self._units = [

@@ -21,7 +21,7 @@ from controller.fleets.config import FleetTimeouts
 from controller.fleets.restart import RestartPolicy
 from controller.fleets.spawn import Spawner, SpawnFailed, log_tail
 from headrace.core.clock import Clock
-from headrace.core.endpoint import EndpointView, Health, KvEventSource, Role
+from headrace.core.endpoint import EndpointView, Health, KvEventSource, Role, Speed
 from headrace.core.ids import EndpointId, ModelName
 from headrace.runtime.discovery import ListSource
 from headrace.runtime.engines.launch import Launch
@@ -63,6 +63,7 @@ class Surroundings:
         prober: What looking at that list shows.
         starting: Held by each unit while its engine starts.
         inflight: Requests that the gateway has in flight at an endpoint.
+        speed: What is presumed of an endpoint until it has been measured.
 
     """
 
@@ -75,6 +76,7 @@ class Surroundings:
     restart: RestartPolicy
     timeouts: FleetTimeouts
     model: ModelName
+    speed: Speed
     directory: Path
 
 
@@ -283,6 +285,7 @@ class Unit:
                     f"http://127.0.0.1:{port}",
                     (self._around.model,),
                     role=launch.roles[index] if launch.roles else Role.BOTH,
+                    speed=self._around.speed,
                     kv_events=events,
                     simulated=launch.simulated,
                 )

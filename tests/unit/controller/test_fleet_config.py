@@ -7,7 +7,7 @@ import pytest
 
 from controller.fleets.config import FleetSettings
 from controller.fleets.recipes import free_ports, plan, vllm_python
-from headrace.core.endpoint import Role
+from headrace.core.endpoint import Role, Speed
 from headrace.core.errors import ConfigError
 from headrace.service.settings import load_settings
 from headrace.simulator.config import SimulatorSettings
@@ -141,3 +141,10 @@ def test_a_connector_of_the_users_own_is_taken_as_it_is(tmp_path: Path) -> None:
     settings = vllm(tmp_path, replicas=2, roles=["prefill", "decode"], kv_transfer=own)
     launch = plan(settings, tmp_path, tmp_path).recipes["vllm-0"]("x")
     assert json.loads(launch.args[launch.args.index("--kv-transfer-config") + 1]) == own
+
+
+def test_the_rate_of_transfers_is_the_simulated_one_or_what_the_user_says(tmp_path: Path) -> None:
+    simulated = make(simulated={"kv_transfer_bytes_per_s": 131_072e3})
+    assert simulated.speed.transfer_tokens_per_s == 1_000.0
+    assert vllm(tmp_path).speed == Speed()
+    assert vllm(tmp_path, transfer_tokens_per_s=5e3).speed.transfer_tokens_per_s == 5e3
