@@ -123,6 +123,7 @@ class EventStream:
         self._replay: Replay | None = None
         self._ask: Replay | None = None
         self._verifying = False
+        self._checking = False  # a replay is under way though nothing is known to be missing
         self._held: dict[int, bytes] = {}
         self._held_bytes = 0
         self._cold = False  # a replay was given up: what was before it is not known
@@ -171,7 +172,11 @@ class EventStream:
         Nothing else tells of a lost batch with none behind it. It also makes up for a replay that
         was given up.
         """
-        return [] if self._replay or not self._replays else self._recover()
+        if self._replay or not self._replays:
+            return []
+        changes = self._recover()
+        self._checking = self._verifying
+        return changes
 
     def _recover(self) -> list[Change]:
         changes: list[Change] = []
@@ -187,7 +192,9 @@ class EventStream:
         if seq < 0:
             self.counters.malformed += 1
             return []
-        return self._hold(seq, payload) if self._replay else self._take(seq, payload)
+        if self._replay and not self._goes_on(seq, self._replay):
+            return self._hold(seq, payload)
+        return self._take(seq, payload)
 
     def replayed(self, number: int, seq: int, payload: bytes, now_s: float) -> list[Change]:
         """Take a batch that came in answer to the replay of that number."""
@@ -195,9 +202,9 @@ class EventStream:
         if self._replay is None or self._replay.number != number:
             return []
         last = self._last
-        if self._verifying and seq == last:
+        if self._verifying and last is not None and self._replay.start_seq <= seq <= last:
             self._verifying = False
-            return [] if self._recent[seq] == _digest(payload) else self._restart()
+            return [] if self._recent.get(seq) == _digest(payload) else self._restart()
         if last is not None and seq <= last:
             self.counters.duplicates += 1
             return []
@@ -251,6 +258,19 @@ class EventStream:
         changes = self._restart()
         return changes if self._replay else changes + self._apply(seq, payload)
 
+    def _goes_on(self, seq: int, replay: Replay) -> bool:
+        """Whether a batch follows the last one while only a check-up is under way.
+
+        An engine may take a tenth of a second to answer one; what it did is known meanwhile.
+        """
+        return (
+            self._checking
+            and not self._held
+            and self._last is not None
+            and seq == self._last + 1
+            and seq - replay.start_seq < self._limits.recent_batches
+        )
+
     def _hold(self, seq: int, payload: bytes) -> list[Change]:
         """Keep a live batch until the replay has ended."""
         other = self._held.get(seq)
@@ -271,6 +291,7 @@ class EventStream:
     def _request(self) -> None:
         """Ask for the last batch again, to see that it is the same, and all behind it."""
         self.counters.replays += 1
+        self._checking = False
         self._verifying = self._last is not None and self._last != _START
         self._replay = self._ask = Replay(self.counters.replays, max(0, self._last or 0))
 

@@ -189,6 +189,58 @@ def test_a_new_life_that_has_not_come_so_far_is_seen_by_an_empty_replay() -> Non
     assert names(stream.live(0, batch(0, ts=50.0), 0.0)) == [100]
 
 
+def test_what_follows_is_applied_while_a_check_up_is_under_way() -> None:
+    stream = synced(2)
+    stream.check_up()
+    assert stream.take_request() == Replay(2, 2)
+    assert names(stream.live(3, batch(3), 0.0)) == [103]
+    assert names(stream.live(4, batch(4), 0.0)) == [104]
+    assert stream.state is StreamState.REPLAYING
+    for seq in (2, 3, 4):  # the engine answers only now
+        assert stream.replayed(2, seq, batch(seq), 0.0) == []
+    assert stream.replay_ended(2) == []
+    assert stream.state is StreamState.SYNCED
+    assert names(stream.live(5, batch(5), 0.0)) == [105]
+    assert stream.counters.applied == 6
+
+
+def test_a_check_up_still_finds_what_was_lost_before_what_follows() -> None:
+    stream = synced(2)
+    stream.check_up()
+    assert stream.live(4, batch(4), 0.0) == []
+    assert stream.live(3, batch(3), 0.0) == []  # late, but the replay has it too
+    answers: list[tuple[int, list[int]]] = [(2, []), (3, [103]), (4, [104])]
+    for seq, found in answers:
+        assert names(stream.replayed(2, seq, batch(seq), 0.0)) == found
+    assert stream.replay_ended(2) == []
+    assert stream.position is not None
+    assert stream.position.seq == 4
+
+
+def test_a_new_life_that_seems_to_follow_is_found_by_the_check_up() -> None:
+    stream = synced(2)
+    stream.check_up()
+    assert names(stream.live(3, batch(3, stored(903), ts=53.0), 0.0)) == [903]
+    assert stream.replayed(2, 2, batch(2, stored(902), ts=52.0), 0.0) == [Forgotten()]
+    assert stream.take_request() == Replay(3, 0)
+
+
+def test_a_check_up_lets_no_more_pass_than_it_can_compare() -> None:
+    stream = synced(2, recent_batches=2)
+    stream.check_up()
+    assert names(stream.live(3, batch(3), 0.0)) == [103]
+    assert stream.live(4, batch(4), 0.0) == []
+    assert stream.replayed(2, 2, batch(2), 0.0) == []
+    assert stream.replayed(2, 3, batch(3), 0.0) == []
+    assert names(stream.replay_ended(2)) == [104]
+
+
+def test_a_reconnection_holds_what_seems_to_follow() -> None:
+    stream = synced(2)
+    stream.connected()
+    assert stream.live(3, batch(3), 0.0) == []
+
+
 def test_a_number_held_twice_with_other_content_is_a_new_life() -> None:
     stream = synced(2)
     stream.live(4, batch(4), 0.0)
