@@ -145,4 +145,6 @@ class Candidates:
             0.0 if loaded else speed.adapter_load_ms,
             last == endpoint_id,
             self._prefixes.exact(endpoint_id, request),
+            None,
+            load.busy_ratio(engine_s),
         )

@@ -91,4 +91,5 @@ def _pair(prompt_tokens: int, p: Candidate, d: Candidate, tokens_per_s: float) -
         d.session_here,
         p.exact,
         p.endpoint_id,
+        p.busy_ratio,
     )

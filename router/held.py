@@ -4,19 +4,26 @@ An engine serves in the order of arrival and cannot give a request back. Held he
 to whichever endpoint is free first, and the order is ours: highest response ratio next,
 ``wait / own``, where own is the time that endpoint would compute for it. Short prompts,
 and those of which an endpoint holds much, go first; but whoever waits gains, so none starves.
+A request does not go to just any endpoint that opens: only where it costs no more than at its best
+one plus what it has waited. It would have been sent there at once had its best one's queue been so
+long, and sessions that scatter lose their prefixes, which makes work, which fills the endpoints.
 Source: Brinch Hansen, "An analysis of response ratio scheduling", IFIP 1971.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import nlargest
 from typing import Final
 
 from headrace.core.ids import EndpointId, RequestId
 from headrace.core.request import RouteRequest
 from router.prefixes import NOTHING, Cached
+
+LOOKED_AT: Final = 4
+"""Requests looked at closely when an endpoint opens; each look costs about what a decision does."""
 
 FLOOR_MS: Final = 20.0
 """Added to a request's own time in the ratio: below one step, shorter is no better."""
@@ -59,6 +66,14 @@ class Held:
     tokens: float
     cached: Mapping[EndpointId, Cached]
     attempt: int = 0
+
+    def waited_ms(self, now_s: float) -> float:
+        """Return for how long it has been held, in engine milliseconds."""
+        return (now_s - self.since_s) * 1_000.0
+
+    def miss(self, endpoint_id: EndpointId) -> float:
+        """Return the prompt tokens that an endpoint would have to compute."""
+        return self.request.prompt_tokens - self.cached.get(endpoint_id, NOTHING).tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +124,13 @@ class HeldRequests:
         """Return all, oldest first."""
         return list(self._held.values())
 
-    def next_for(
+    def ranked(
         self,
-        openings: Iterable[Opening],
+        openings: Sequence[Opening],
         admits: Callable[[EndpointId, RouteRequest], bool],
         now_s: float,
-    ) -> Held | None:
-        """Return the request to send next; None if none fits into any opening.
+    ) -> list[Held]:
+        """Return the requests that fit into some opening, whose turn it is first; at most a few.
 
         Args:
             openings: Endpoints that can take a request now.
@@ -123,20 +138,23 @@ class HeldRequests:
             now_s: Engine seconds.
 
         """
-        best: Held | None = None
-        highest = (-(1 << 62), 0.0)
-        for opening in openings:
-            endpoint_id, per_token_ms = opening.endpoint_id, opening.per_token_ms
-            fixed_ms = opening.fixed_ms + FLOOR_MS
-            for held in self._held.values():
-                request = held.request
-                if held.tokens > opening.room_tokens or endpoint_id in held.exclude:
-                    continue
-                if not admits(endpoint_id, request):
-                    continue
-                miss = request.prompt_tokens - held.cached.get(endpoint_id, NOTHING).tokens
-                own_ms = fixed_ms + miss * per_token_ms
-                ratio = ((now_s - held.since_s) * 1_000.0 + HEAD_START_MS) / own_ms
-                if (request.priority, ratio) > highest:
-                    highest, best = (request.priority, ratio), held
-        return best
+        if not openings:
+            return []
+        fitting: list[tuple[int, float, int, Held]] = []
+        for number, held in enumerate(self._held.values()):
+            request = held.request
+            own_ms = min(
+                (
+                    opening.fixed_ms + opening.per_token_ms * held.miss(opening.endpoint_id)
+                    for opening in openings
+                    if held.tokens <= opening.room_tokens
+                    and opening.endpoint_id not in held.exclude
+                    and admits(opening.endpoint_id, request)
+                ),
+                default=None,
+            )
+            if own_ms is not None:
+                waited_ms = held.waited_ms(now_s) + HEAD_START_MS
+                ratio = waited_ms / (own_ms + FLOOR_MS)
+                fitting.append((request.priority, ratio, -number, held))
+        return [held for *_, held in nlargest(LOOKED_AT, fitting)]

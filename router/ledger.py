@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
@@ -20,6 +21,10 @@ PRESUMED_PROMPT_TOKENS: Final = 1_024
 
 SHARED_WEIGHT: Final = 0.2
 """Weight of a new observation of how much KV the requests of an endpoint share."""
+
+BUSY_S: Final = 3.0
+"""Engine seconds over which an endpoint's busy share is told, about the last so many: long against
+a prompt, short against what traffic does."""
 
 SHARED_BOUNDS: Final = (0.05, 1.1)
 """Bounds of that share: KV used over the sum of what each request would need alone."""
@@ -71,6 +76,21 @@ class EndpointLoad:
         self._strangers = (0, 0)
         self._strangers_waiting = 0
         self._reported_s = -1.0
+        self._busy_ratio = 0.0
+        self._busy_s = 0.0
+
+    def busy_ratio(self, now_s: float) -> float:
+        """Return the share of the last seconds (``BUSY_S``) in which prompts were computed here."""
+        self._presume_silent(now_s)
+        self._note_busy(now_s)
+        return self._busy_ratio
+
+    def _note_busy(self, now_s: float) -> None:
+        """Bring the share up to date; called before anything begins or ends to be queued."""
+        if now_s > self._busy_s:
+            kept = math.exp((self._busy_s - now_s) / BUSY_S)
+            self._busy_ratio = self._busy_ratio * kept + (1.0 - kept if self._queued else 0.0)
+            self._busy_s = now_s
 
     @property
     def kv_tokens(self) -> float:
@@ -119,6 +139,7 @@ class EndpointLoad:
 
     def sent(self, request_id: RequestId, entry: _Entry) -> None:
         """Add a request just sent here."""
+        self._note_busy(entry.dispatched_s)
         self.inflight += 1
         entry.beside_tokens = self.kv_tokens
         self.resident_tokens += entry.resident_tokens
@@ -152,6 +173,7 @@ class EndpointLoad:
             self._computed(request_id, oldest, due_s)
 
     def _computed(self, request_id: RequestId, entry: _Entry, at_s: float) -> None:
+        self._note_busy(at_s)
         del self._queued[request_id]
         entry.decoding = True
         self.decoding += 1
@@ -161,6 +183,7 @@ class EndpointLoad:
 
     def ended(self, request_id: RequestId, entry: _Entry, now_s: float) -> None:
         """Take a request out, whether it had its first token or not."""
+        self._note_busy(now_s)
         self.inflight -= 1
         self.resident_tokens -= entry.resident_tokens
         if entry.decoding:

@@ -40,6 +40,7 @@ class Candidate:
         session_here: Whether it served the request's session last.
         exact: Whether ``cached_tokens`` was told by the engine's events, not guessed.
         prefill_id: The other endpoint that would compute the prompt, or None.
+        busy_ratio: Share of the last seconds in which it was computing prompts.
 
     """
 
@@ -58,6 +59,7 @@ class Candidate:
     session_here: bool = False
     exact: bool = False
     prefill_id: EndpointId | None = None
+    busy_ratio: float = 0.0
 
 
 @dataclass(slots=True)

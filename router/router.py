@@ -214,27 +214,39 @@ class Router:
         """
         sent: list[tuple[RouteRequest, Decision | None]] = []
         engine_s = now_s * self.time_scale
-        while len(self._held):
-            held = self._held.overdue(engine_s)
-            only: frozenset[EndpointId] | None = None
-            if held is None:
-                openings = self._known.openings(self._options.hold, engine_s)
-                held = self._held.next_for(openings, self._endpoints.admits, engine_s)
-                if held is None:
-                    break
-                only = frozenset(o.endpoint_id for o in openings if o.room_tokens >= held.tokens)
+        while (held := self._held.overdue(engine_s)) is not None:
             self._held.remove(held.request.request_id)
-            sent.append((held.request, self._release_held(held, only, now_s)))
+            sent.append((held.request, self._send_held(held, None, now_s)))
+        while len(self._held) and (one := self._place_one(now_s)) is not None:
+            sent.append(one)
         return sent
 
-    def _release_held(
+    def _place_one(self, now_s: float) -> tuple[RouteRequest, Decision | None] | None:
+        """Send the first held request that an opening suits; None if there is none."""
+        engine_s = now_s * self.time_scale
+        openings = self._known.openings(self._options.hold, engine_s)
+        for held in self._held.ranked(openings, self._endpoints.admits, engine_s):
+            fitting = frozenset(o.endpoint_id for o in openings if o.room_tokens >= held.tokens)
+            decision = self._send_held(held, fitting, now_s)
+            if decision is not None:
+                self._held.remove(held.request.request_id)
+                return held.request, decision
+        return None
+
+    def _send_held(
         self, held: Held, only: frozenset[EndpointId] | None, now_s: float
     ) -> Decision | None:
-        request, exclude = held.request, held.exclude
-        if only is not None:
-            exclude |= self._endpoints.that_reply() - only
+        """Send a held request to one of ``only`` that suits it, or where it costs least at all."""
+        request, attempt = held.request, held.attempt
         try:
-            decision = self.choose(request, now_s, exclude, attempt=held.attempt)
+            candidates = self.candidates(request, now_s, held.exclude)
+            decision = self._decide(request, candidates, attempt)
+            if only is not None and decision.endpoint_id not in only:
+                fitting = [c for c in candidates if c.endpoint_id in only]
+                least, decision = decision, self._decide(request, fitting, attempt)
+                more_ms = decision.ranking[0].cost - least.ranking[0].cost
+                if more_ms > held.waited_ms(now_s * self.time_scale):
+                    return None
         except (ModelNotFound, NoEndpoint):
             return None
         self.dispatched(request, decision, now_s)

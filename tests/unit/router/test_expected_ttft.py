@@ -6,7 +6,7 @@ from random import Random
 import pytest
 
 from headrace.core.ids import EndpointId
-from router.policies.expected_ttft import FULL_RATIO, ExpectedTtft
+from router.policies.expected_ttft import FULL_RATIO, PRICE_MOST, ExpectedTtft
 from router.policy import Candidate, Terms
 from tests.support.routing import SPEED, A, B, request, router, view
 
@@ -41,15 +41,40 @@ def test_each_thing_that_takes_time_is_added() -> None:
     assert more == pytest.approx(547.0 + part("decode", busy))
 
 
-def test_pressure_grows_with_kv_use_and_stays_finite_when_it_is_full() -> None:
-    def pressure(used_tokens: float, tokens: int = 1_000) -> float:
-        return part("kv", replace(IDLE, resident_tokens=used_tokens), tokens)
+def test_a_full_cache_costs_per_work_and_stays_finite() -> None:
+    def full(used_tokens: float, candidate: Candidate = IDLE) -> float:
+        return part("kv", replace(candidate, resident_tokens=used_tokens), 1_000)
 
-    pressures = [pressure(used) for used in range(0, 99_000, 3_000)]
-    assert pressures == sorted(set(pressures))
-    full = pressure(FULL_RATIO * 100_000)
-    assert pressures[-1] < full == pressure(1e6) < 1e6
-    assert pressure(40_000, 10_000) == pressure(0.0, 50_000)  # it counts the request itself
+    costs = [full(used) for used in range(0, 97_000, 3_000)]
+    assert costs == sorted(set(costs))
+    most = full(FULL_RATIO * 100_000)
+    assert costs[-1] < most == full(1e6) < 1e6
+    warm = replace(IDLE, cached_tokens=900.0)
+    assert full(50_000, warm) < full(50_000) / 5  # a prompt that is held adds little
+
+
+def test_work_is_priced_by_how_busy_all_endpoints_are() -> None:
+    def others(*busy: float) -> float:
+        seen = [replace(IDLE, busy_ratio=ratio) for ratio in busy]
+        first = ExpectedTtft().costs(request("r", 10_000), seen, Random(0))[0]
+        return dict(first.parts)["others"]
+
+    work = part("prefill", IDLE) - IDLE.fixed_ms
+    assert others(0.0, 0.0) == 0.0
+    assert others(0.5, 0.5) == pytest.approx(work)
+    assert others(1.0, 0.5) == pytest.approx(3.0 * work)
+    assert others(1.0, 1.0) == pytest.approx(PRICE_MOST * work)
+
+
+def test_the_busier_all_are_the_longer_a_queue_a_request_accepts_for_its_prefix() -> None:
+    def chosen(busy: float) -> EndpointId:
+        owner = replace(IDLE, cached_tokens=9_000.0, queued_ms=2_000.0, busy_ratio=busy)
+        other = replace(IDLE, endpoint_id=EndpointId("b"), busy_ratio=busy)
+        costs = ExpectedTtft().costs(request("r", 10_000), [owner, other], Random(0))
+        return min(costs, key=lambda terms: terms.cost).endpoint_id
+
+    assert chosen(0.1) == "b"
+    assert chosen(0.8) == "a"
 
 
 def test_an_endpoint_with_the_adapter_is_preferred_until_loading_is_quicker() -> None:

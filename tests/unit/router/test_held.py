@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from headrace.core.ids import EndpointId, RequestId
 from headrace.core.request import RouteRequest
-from router.held import Held, HeldRequests, HoldLimits, Opening
+from router.held import LOOKED_AT, Held, HeldRequests, HoldLimits, Opening
 from router.prefixes import Cached
 from tests.support.routing import A, B, request
 
@@ -38,9 +38,9 @@ def held(
 def order(requests: HeldRequests, now_s: float, *openings: Opening) -> list[str]:
     """Send all on, one after the other at one moment."""
     names: list[str] = []
-    while (one := requests.next_for(openings or (opening(),), anyone, now_s)) is not None:
-        names.append(one.request.request_id)
-        requests.remove(one.request.request_id)
+    while ranked := requests.ranked(openings or (opening(),), anyone, now_s):
+        names.append(ranked[0].request.request_id)
+        requests.remove(ranked[0].request.request_id)
     return names
 
 
@@ -90,8 +90,8 @@ def test_one_that_fits_exactly_is_sent() -> None:
 
 def test_endpoints_that_a_request_excludes_are_no_openings_for_it() -> None:
     requests = holding(held("r", exclude=frozenset({A})))
-    assert requests.next_for([opening(A)], anyone, 1.0) is None
-    assert requests.next_for([opening(A), opening(B)], anyone, 1.0) is not None
+    assert not requests.ranked([opening(A)], anyone, 1.0)
+    assert requests.ranked([opening(A), opening(B)], anyone, 1.0)
 
 
 def test_endpoints_that_do_not_admit_a_request_are_no_openings_for_it() -> None:
@@ -100,13 +100,18 @@ def test_endpoints_that_do_not_admit_a_request_are_no_openings_for_it() -> None:
     def second_only(_endpoint: EndpointId, asked: RouteRequest) -> bool:
         return asked.request_id == "r2"
 
-    found = requests.next_for([opening()], second_only, 1.0)
-    assert found is not None
+    (found,) = requests.ranked([opening()], second_only, 1.0)
     assert found.request.request_id == "r2"
 
 
 def test_without_an_opening_nothing_is_sent() -> None:
-    assert holding(held("r")).next_for([], anyone, 1e6) is None
+    assert not holding(held("r")).ranked([], anyone, 1e6)
+
+
+def test_only_a_few_are_looked_at_however_many_wait() -> None:
+    requests = holding(*(held(f"r{n}", 1_000 + n) for n in range(3 * LOOKED_AT)))
+    names = [one.request.request_id for one in requests.ranked([opening()], anyone, 1.0)]
+    assert names == [f"r{n}" for n in range(LOOKED_AT)]
 
 
 def test_the_oldest_is_overdue_when_it_has_been_held_as_long_as_it_may() -> None:

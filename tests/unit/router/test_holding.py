@@ -332,7 +332,7 @@ def test_of_several_openings_the_best_for_the_request_is_taken() -> None:
     assert placed(r, 1.0) == [("again", B)]
 
 
-def test_an_opening_without_room_for_the_request_is_not_taken_however_warm_it_is() -> None:
+def test_a_request_waits_for_its_prefix_until_it_has_waited_what_leaving_it_costs() -> None:
     large = replace(SPEED, kv_tokens=200_000)
     r = router(view(A, speed=large), view(B, speed=large))
     for name, tokens in (("warm", 140_000), ("big", 60_000)):
@@ -345,5 +345,6 @@ def test_an_opening_without_room_for_the_request_is_not_taken_however_warm_it_is
     warmth = {c.endpoint_id: c.cached_tokens for c in r.candidates(again, 60.0)}
     assert warmth == {A: 0.0, B: 139_999.0}
     hold(r, again, now_s=60.0)
-    end(r, "fill-a", 61.0)
-    assert placed(r, 61.0) == [("again", A)]
+    end(r, "fill-a", 61.0)  # A could take it now; B has no room, but holds the prompt
+    assert placed(r, 61.0) == []
+    assert placed(r, 119.0) == [("again", A)]
