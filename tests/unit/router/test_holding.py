@@ -332,7 +332,7 @@ def test_of_several_openings_the_best_for_the_request_is_taken() -> None:
     assert placed(r, 1.0) == [("again", B)]
 
 
-def test_a_request_waits_for_its_prefix_until_it_has_waited_what_leaving_it_costs() -> None:
+def test_a_request_waits_for_its_prefix_rather_than_compute_it_again_elsewhere() -> None:
     large = replace(SPEED, kv_tokens=200_000)
     r = router(view(A, speed=large), view(B, speed=large))
     for name, tokens in (("warm", 140_000), ("big", 60_000)):
@@ -347,4 +347,23 @@ def test_a_request_waits_for_its_prefix_until_it_has_waited_what_leaving_it_cost
     hold(r, again, now_s=60.0)
     end(r, "fill-a", 61.0)  # A could take it now; B has no room, but holds the prompt
     assert placed(r, 61.0) == []
-    assert placed(r, 119.0) == [("again", A)]
+    assert placed(r, 120.0) == [("again", B)]  # longest_s has passed
+
+
+def test_a_held_request_leaves_the_first_opening_to_others_where_its_prefix_is_worth_the_wait() -> (
+    None
+):
+    r = router()
+    warm = request("warm", 20_000, head=7)
+    r.dispatched(warm, r.choose(warm, 0.0, frozenset({A})), 0.0)
+    r.first_token(warm.request_id, 3.0)
+    r.released(warm.request_id, 3.0)
+    fill(r, A, B, now_s=100.0)
+    again = request("again", 20_000, head=7)
+    hold(r, again, now_s=100.0)
+    end(r, "fill-a", 100.1)
+    assert placed(r, 100.1) == []
+    other = request("other", 500, head=8)
+    assert r.place(other, 100.2) is not None
+    end(r, "fill-b", 100.5)
+    assert placed(r, 100.5) == [("again", B)]
