@@ -118,12 +118,14 @@ class Preparing:
         first = not asked
         asked.add(view.endpoint_id)
         try:
-            await self._tokens.verify(source, self._engine(view).tokenize)
+            same = await self._tokens.verify(source, self._engine(view).tokenize)
         except EngineError as error:
             if first:
                 _log.warning("tokenizer_unverified", model=source.model, reason=error.message)
             return
         self._verified.add(source)
+        if same:
+            _log.info("tokenizer_verified", model=source.model, by=view.endpoint_id)
 
 
 def _base_models(view: EndpointView) -> Iterator[ModelName]:

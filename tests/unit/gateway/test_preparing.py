@@ -132,7 +132,7 @@ async def test_an_engine_that_cannot_be_asked_is_told_of_once_and_others_are_ask
             await stage.set(view("a"), view("b"), view("c"), view("d"))
             assert stage.tokens.verified == [SOURCE]
     assert stage.asked == [EndpointId(name) for name in "abc"]
-    assert [line["event"] for line in lines] == ["tokenizer_unverified"]
+    assert [line["event"] for line in lines] == ["tokenizer_unverified", "tokenizer_verified"]
 
 
 async def test_a_model_that_went_and_came_back_is_looked_at_again() -> None:
