@@ -206,10 +206,16 @@ class Ledger:
         self._loads: dict[EndpointId, EndpointLoad] = {}
 
     def load(self, endpoint_id: EndpointId, presumed_tokens_per_s: float) -> EndpointLoad:
-        """Return the load of ``endpoint_id``, made at the presumed speed when first asked for."""
+        """Return the load of ``endpoint_id``, made when first asked for.
+
+        Another presumption than before begins the learning of its speed anew: the probe has
+        measured it, which it does when an endpoint comes up, or comes back.
+        """
         load = self._loads.get(endpoint_id)
         if load is None:
             load = self._loads[endpoint_id] = EndpointLoad(PrefillSpeed(presumed_tokens_per_s))
+        elif load.speed.presumed_tokens_per_s != presumed_tokens_per_s:
+            load.speed = PrefillSpeed(presumed_tokens_per_s)
         return load
 
     def has(self, request_id: RequestId) -> bool:

@@ -56,6 +56,7 @@ class PrefillSpeed:
 
     def __init__(self, tokens_per_s: float) -> None:
         assert tokens_per_s > 0
+        self.presumed_tokens_per_s = tokens_per_s
         self._presumed_ms = 1_000.0 / tokens_per_s
         self.fixed_ms = FIXED_MS
         self.per_token_ms = self._presumed_ms

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from headrace.core.endpoint import EndpointView, Health, Speed
+from headrace.core.endpoint import EndpointView, EngineLoad, Health, Speed
 from headrace.core.errors import ConfigError, ModelNotFound, NoEndpoint
 from headrace.core.ids import BlockHash, EndpointId, ModelName, RequestId
 from headrace.core.request import RouteRequest
@@ -126,6 +126,22 @@ def test_speed_is_learned_from_first_tokens() -> None:
         r.released(req.request_id, now_s)
     cost = dict(r.choose(request("x", 5_000, first_block=99), now_s).ranking[0].parts)["prefill"]
     assert cost == pytest.approx(1_000.0, rel=0.1)
+
+
+def test_what_the_probe_measures_replaces_what_was_presumed_before_it_had() -> None:
+    report = EngineLoad(running=0, waiting=0, kv_used_ratio=0.0, at_s=0.0)
+    slow, fast = Speed(prefill_tokens_per_s=8_000.0), Speed(prefill_tokens_per_s=64_000.0)
+    r = router("expected-ttft", replace(view(A, Health.DOWN, slow), load=report))
+    r.set_endpoints([replace(view(A, speed=fast), load=report)])
+    (candidate,) = r.candidates(request("r"), 0.0)
+    assert candidate.per_token_ms == pytest.approx(1_000.0 / 64_000.0)
+
+    send(r, request("r"))
+    r.first_token(RequestId("r"), 1.0)
+    r.released(RequestId("r"), 1.0)
+    r.set_endpoints([replace(view(A, speed=fast), load=report)])
+    (learned,) = r.candidates(request("s", first_block=9), 1.0)
+    assert learned.per_token_ms > candidate.per_token_ms, "and nothing else makes it forget"
 
 
 def test_nearly_full_kv_is_avoided() -> None:
