@@ -42,7 +42,7 @@ def run(config: Path | None, flags: Mapping[str, object]) -> bool:
         return runner.run(_serve(settings, lines))
 
 
-async def _serve(settings: FrontSettings, lines: Lines) -> bool:
+async def _serve(settings: FrontSettings, lines: Lines | None) -> bool:
     """Look at the engines and serve; engines that are down are waited for."""
     stop = asyncio.Event()
     stop_on_signals(stop)

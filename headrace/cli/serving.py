@@ -41,10 +41,15 @@ def run(config: Path | None, flags: Mapping[str, object]) -> bool:
         return runner.run(_Up(settings, lines).run())
 
 
-def configure_log(log: LogSettings) -> Lines:
-    """Set the log up and return the writer of request lines that matches its form."""
+def configure_log(log: LogSettings) -> Lines | None:
+    """Set the log up and return the writer of request lines that matches its form, if any.
+
+    A request line is one of level info.
+    """
     as_json = log.form == "json" or (log.form == "auto" and not sys.stderr.isatty())
     configure_logging(json=as_json, level=log.level)
+    if log.level not in ("debug", "info"):
+        return None
     return JsonLines(sys.stderr.buffer) if as_json else ConsoleLines(get_logger("gateway"))
 
 
@@ -69,7 +74,7 @@ def stop_on_signals(stop: asyncio.Event) -> None:
 class _Up:
     """One gateway and one fleet, and the order in which they start and stop."""
 
-    def __init__(self, settings: UpSettings, lines: Lines) -> None:
+    def __init__(self, settings: UpSettings, lines: Lines | None) -> None:
         self._settings = settings
         self._lines = lines
         fleet = settings.fleet
