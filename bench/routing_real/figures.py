@@ -28,21 +28,24 @@ LOWER: Final = ("ttft_mean_s", "ttft_p50_s", "ttft_p90_s", "ttft_p99_s", "tpot_m
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Figures, and the least and greatest value of those that are medians over repeats."""
+    """Figures, and the least and greatest value of those that are means over repeats."""
 
     figures: dict[str, float]
     spread: dict[str, tuple[float, float]]
 
 
-def found(runs: Mapping[str, Sequence[Run]], workload: Sequence[TraceRequest]) -> Found:
-    """Reduce all runs: a figure of several repeats is their median."""
-    each = {name: [of_run(run, workload) for run in repeats] for name, repeats in runs.items()}
+def found(runs: Mapping[str, Sequence[Run]], workloads: Sequence[Sequence[TraceRequest]]) -> Found:
+    """Reduce all runs: a figure of several repeats is their mean. One workload per repeat."""
+    each = {
+        name: [of_run(run, workload) for run, workload in zip(repeats, workloads, strict=True)]
+        for name, repeats in runs.items()
+    }
     figures: dict[str, float] = {}
     spread: dict[str, tuple[float, float]] = {}
     for name, repeats in each.items():
         for figure in repeats[0]:
             values = [repeat[figure] for repeat in repeats]
-            figures[f"{name}.{figure}"] = statistics.median(values)
+            figures[f"{name}.{figure}"] = statistics.fmean(values)
             if len(values) > 1:
                 spread[f"{name}.{figure}"] = (min(values), max(values))
         for count in ("failed", "disturbed"):

@@ -30,7 +30,7 @@ def test_ours_is_set_against_the_best_other_of_each_figure() -> None:
         "smg.cache_aware": [run(0.4, 80)],
         "vllm-router.kv_aware": [run(0.25, 50)],
     }
-    figures = found(runs, WORKLOAD).figures
+    figures = found(runs, [WORKLOAD]).figures
     assert figures["ratio.ttft_mean_vs_best_other"] == pytest.approx(0.2 / 0.25)
     assert figures["ratio.hit_vs_best_other"] == pytest.approx(0.6 / 0.8)
     assert figures["smg.cache_aware.hit_ratio"] == pytest.approx(0.8)
@@ -39,13 +39,13 @@ def test_ours_is_set_against_the_best_other_of_each_figure() -> None:
 
 def test_every_goal_asks_for_a_figure_that_there_is() -> None:
     runs = {"headrace": [run(0.2, 60)], "smg.cache_aware": [run(0.4, 80)]}
-    figures = found(runs, WORKLOAD).figures
+    figures = found(runs, [WORKLOAD]).figures
     assert all(goal.figure in figures for goal in GOALS)
 
 
-def test_repeats_give_their_median_and_their_spread() -> None:
+def test_repeats_give_their_mean_and_their_spread() -> None:
     runs = {"headrace": [run(0.2, 60), run(0.4, 60)], "smg.cache_aware": [run(0.4, 80)] * 2}
-    result = found(runs, WORKLOAD)
+    result = found(runs, [WORKLOAD] * 2)
     assert result.figures["headrace.ttft_mean_s"] == pytest.approx(0.3)
     assert result.spread["headrace.ttft_mean_s"] == pytest.approx((0.2, 0.4))
 
@@ -53,7 +53,7 @@ def test_repeats_give_their_median_and_their_spread() -> None:
 def test_failures_and_disturbed_runs_of_all_repeats_are_counted_not_averaged() -> None:
     ours = [run(0.2, 60, late_s=0.5), run(0.2, 60)]
     other = [run(0.2, 60), run(0.2, 60, failed=True)]
-    result = found({"headrace": ours, "smg.cache_aware": other}, WORKLOAD)
+    result = found({"headrace": ours, "smg.cache_aware": other}, [WORKLOAD] * 2)
     assert result.figures["headrace.disturbed"] == 1
     assert result.figures["smg.cache_aware.failed"] == 1
     assert result.figures["failed"] == 1
