@@ -8,7 +8,7 @@ from headrace.core.request import RouteRequest
 from router.policy import Candidate
 from router.reserve import ReplicaId, Reserve
 from router.router import Router
-from router.unseen import BOTH_WAYS, MEMORY_S, Unseen
+from router.unseen import BOTH_WAYS, MEMORY_S, SLACK_TOKENS, Unseen
 
 A, B = ReplicaId("a"), ReplicaId("b")
 E = [EndpointId(f"e{i}") for i in range(4)]
@@ -77,8 +77,8 @@ def test_who_holds_more_of_the_prompt_than_others_is_left_alone() -> None:
     unseen.endpoints(E)
     unseen.together(A, [B], 0.02)
     unseen.sent(1_000.0, 0.0)
-    assert charged(unseen, E[1], 0.0, cached_tokens=64.0) > 0.0
-    assert charged(unseen, E[1], 0.0, cached_tokens=65.0) == 0.0
+    assert charged(unseen, E[1], 0.0, cached_tokens=SLACK_TOKENS) > 0.0
+    assert charged(unseen, E[1], 0.0, cached_tokens=SLACK_TOKENS + 1) == 0.0
     unseen.charge([], 0.0)
 
 
