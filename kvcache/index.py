@@ -33,7 +33,7 @@ class IndexLimits:
     """Bounds of an index.
 
     Attributes:
-        blocks: Distinct blocks known, over all tiers; about 100 bytes each. Beyond it the least
+        blocks: Distinct blocks known, over all tiers; about 85 bytes each. Beyond it the least
             recently used are forgotten, which under-claims. The default is what 64 endpoints of
             80,000 blocks hold; far below the capacity of its engines an index is of little use.
         expected_blocks: Distinct blocks expected but not yet reported.
