@@ -36,7 +36,7 @@ format: setup-dev ## Rewrite the code in the house format
 	@$(PY) -m ruff format -q . && $(PY) -m ruff check -q --fix .
 
 bench-decide: setup-dev ## What a routing decision costs by endpoints and prompt, and the index
-	$(PYTHON) -m bench.decide
+	@$(PY) -m bench.decide
 
 bench-disaggregation: setup-dev ## When it pays to split requests between engines, in the twin (6 minutes)
 	@$(PY) -m bench.disaggregation
