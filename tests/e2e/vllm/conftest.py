@@ -12,6 +12,10 @@ from tests.e2e.vllm.stack import Stack
 from tests.support.vllm_env import PYTHON, make_model, require_vllm, version
 
 SECONDS = 360.0
+STALL_S = 10.0
+"""What a test allows where the goal is a second: a machine that stands still for a few is no fault
+of ours, and fails nothing. Whether the goal is met is said with the figures."""
+
 GOALS = (
     Goal("4.vllm.failures", "requests.failed", "==", 0),
     Goal("4.vllm.cut_streams", "streams.cut", "==", 0),
