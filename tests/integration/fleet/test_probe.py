@@ -278,7 +278,7 @@ async def test_the_client_tells_refusal_silence_and_nonsense_apart() -> None:
     engine = Engine()
     async with make_session(HttpLimits()) as session:
         async with engine.serving():
-            client = EngineClient(session, engine.url, ClientLimits(0.05, 1_000))
+            client = EngineClient(session, engine.url, ClientLimits(10.0, 1_000))
             engine.models_text = "<html>"
             with pytest.raises(EngineRefused):
                 await client.models()
@@ -289,8 +289,9 @@ async def test_the_client_tells_refusal_silence_and_nonsense_apart() -> None:
             with pytest.raises(EngineRefused, match="302"):
                 await client.health()
             engine.stall = asyncio.Event()
+            hasty = EngineClient(session, engine.url, ClientLimits(0.05, 1_000))
             with pytest.raises(EngineTimeout):
-                await client.health()
+                await hasty.health()
             engine.stall.set()
         with pytest.raises(EngineUnreachable):
             await client.health()
