@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import geometric_mean
 from typing import Final, Literal
 
 from bench.result import Goal
@@ -89,7 +90,7 @@ def figures(compared: Compared) -> dict[str, float]:
                 found[f"{key}.ours"] = judged.ours.value
                 found[f"{key}.best_rival"] = judged.theirs.value
                 found[f"{key}.ratio"] = judged.ratio.value
-    return found | dict(_summary(compared))
+    return found | dict(_summary(compared)) | dict(_against_each(compared))
 
 
 def spreads(compared: Compared) -> dict[str, tuple[float, float]]:
@@ -119,6 +120,24 @@ def goals() -> list[Goal]:
     found.append(Goal("A1.goodput", f"least.{GOODPUT}.ratio", ">=", 1.0))
     found.append(Goal("A1.never_worse", f"worst.{TTFT}.ratio", "<=", 1.03))
     return found
+
+
+def _against_each(compared: Compared) -> Iterator[tuple[str, float]]:
+    """Ours over each rival's mean TTFT, as the geometric mean over all cells, with the first seed.
+
+    The best rival of a cell is another in every cell, and is known only afterwards; whoever
+    chooses a router chooses one for all.
+    """
+    ratios: dict[str, list[float]] = {}
+    for policies in compared.cells.values():
+        ours = values(policies.get(OURS, ()), TTFT)[:1]
+        for policy, runs in policies.items():
+            theirs = values(runs, TTFT)[:1]
+            if policy != OURS and ours and theirs and theirs[0] > 0.0:
+                ratios.setdefault(policy, []).append(ours[0] / theirs[0])
+    for policy, found in sorted(ratios.items()):
+        yield f"every_cell.{policy}.{TTFT}.ratio", geometric_mean(found)
+        yield f"every_cell.{policy}.cells_better", sum(one <= 1.0 for one in found)
 
 
 def _summary(compared: Compared) -> Iterator[tuple[str, float]]:
