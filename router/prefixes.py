@@ -47,7 +47,7 @@ class Prefixes(IndexSink):
 
     def schemes(self) -> set[BlockScheme]:
         """Return the schemes of the endpoints whose events are followed."""
-        return set(self._schemes.values())
+        return set(self._indexes)
 
     def exact(self, endpoint: EndpointId, request: RouteRequest) -> bool:
         """Return whether what the endpoint holds of the prompt is told by its events."""
@@ -76,11 +76,9 @@ class Prefixes(IndexSink):
                 continue
             told = index.longest_prefix(hashes, now_s)
             whole = float(int(most) // scheme.block_tokens * scheme.block_tokens)
-            for endpoint in self._following(scheme):
-                held = told.get(endpoint)
-                if held is None:
-                    found.pop(endpoint, None)
-                    continue
+            for endpoint in [e for e in found if self._schemes.get(e) == scheme]:
+                del found[endpoint]  # whatever was guessed of it, its events know
+            for endpoint, held in told.items():
                 found[endpoint] = Cached(
                     min(whole, float(held.gpu_blocks * scheme.block_tokens)),
                     min(whole, float(held.blocks * scheme.block_tokens)),
@@ -122,7 +120,7 @@ class Prefixes(IndexSink):
     def check(self) -> None:
         """Assert that the parts agree."""
         self._estimate.check()
-        assert set(self._schemes.values()) <= self._indexes.keys()
+        assert set(self._schemes.values()) == self._indexes.keys()
         for index in self._indexes.values():
             index.check()
 
@@ -172,6 +170,3 @@ class Prefixes(IndexSink):
             self._indexes[scheme].forget(endpoint)
         else:
             self._estimate.removed(endpoint)  # it may be a new life, and nothing else will tell
-
-    def _following(self, scheme: BlockScheme) -> list[EndpointId]:
-        return [endpoint for endpoint, own in self._schemes.items() if own == scheme]
