@@ -36,6 +36,7 @@ from headrace.core.outcome import Outcome
 from headrace.core.request import NO_ENGINE_BLOCKS, RouteRequest
 from headrace.service.telemetry import Telemetry
 from router.decide import Decision
+from router.policy import TIME_UNIT
 from router.router import Router
 
 PATHS: Final[Mapping[Kind, str]] = {
@@ -336,7 +337,7 @@ class StaleConnection(EngineUnreachable):
 
 def _predicted_ttft_s(decision: Decision, time_scale: float) -> float | None:
     """Return the time to first token that the decision expects, in seconds of our clock."""
-    if decision.unit != "ms":
+    if decision.unit != TIME_UNIT:
         return None
     engine_ms = sum(ms for name, ms in decision.ranking[0].parts if name in _TTFT_PARTS)
     return engine_ms / 1_000.0 / time_scale

@@ -17,7 +17,6 @@ from headrace.core.ids import RequestId
 from headrace.core.request import RouteRequest
 from router.policies.expected_ttft import time_terms
 from router.policy import Candidate
-from router.speed import token_pairs
 
 EACH: Final = 2
 """How many endpoints of each kind are paired: the best, and one to show what it was up against."""
@@ -70,9 +69,7 @@ def pairs(
 
 
 def _pair(prompt_tokens: int, p: Candidate, d: Candidate, tokens_per_s: float) -> Candidate:
-    miss = prompt_tokens - p.cached_tokens
-    computed_ms = p.queued_ms + p.fixed_ms + miss * p.per_token_ms
-    computed_ms += token_pairs(miss, p.cached_tokens) * p.per_pair_ms
+    computed_ms = p.queued_ms + p.fixed_ms + p.work_ms(prompt_tokens)
     fetch_ms = max(0.0, prompt_tokens - d.cached_tokens) / tokens_per_s * 1_000.0
     return Candidate(
         d.endpoint_id,

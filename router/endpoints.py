@@ -129,10 +129,6 @@ class Endpoints:
         """Return whether some endpoint only prefills for the model, whatever its health."""
         return model in self._prefilled
 
-    def that_reply(self) -> frozenset[EndpointId]:
-        """Return the ids of all that do not only prefill."""
-        return frozenset(e for e, view in self._views.items() if view.role is not Role.PREFILL)
-
 
 def _may_take(view: EndpointView, request: RouteRequest, exclude: frozenset[EndpointId]) -> bool:
     labels = request.labels

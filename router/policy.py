@@ -9,6 +9,7 @@ from typing import Final, Protocol
 
 from headrace.core.ids import EndpointId
 from headrace.core.request import RouteRequest
+from router.speed import token_pairs
 
 
 @dataclass(slots=True)
@@ -60,6 +61,11 @@ class Candidate:
     exact: bool = False
     prefill_id: EndpointId | None = None
     busy_ratio: float = 0.0
+
+    def work_ms(self, prompt_tokens: int) -> float:
+        """Return what computing the uncached part of a prompt takes there, by itself."""
+        miss = max(0.0, prompt_tokens - self.cached_tokens)
+        return miss * self.per_token_ms + token_pairs(miss, self.cached_tokens) * self.per_pair_ms
 
 
 @dataclass(slots=True)

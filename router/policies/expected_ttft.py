@@ -10,7 +10,6 @@ from typing_extensions import override
 
 from headrace.core.request import RouteRequest
 from router.policy import TIME_UNIT, Candidate, Policy, Terms
-from router.speed import token_pairs
 
 STALL_RATIO: Final = 0.3
 """Milliseconds charged per millisecond of our prefill and sequence decoding there, where another
@@ -83,9 +82,7 @@ def time_terms(
         stall_ratio: Weight of the milliseconds for which the prefill holds up each reply there.
 
     """
-    miss = max(0.0, prompt_tokens - c.cached_tokens)
-    pairs = token_pairs(miss, c.cached_tokens)
-    work = miss * c.per_token_ms + pairs * c.per_pair_ms
+    work = c.work_ms(prompt_tokens)
     prefill = c.fixed_ms + work
     others = price * work
     harm = 0.0 if c.prefill_id is not None else stall_ratio * prefill * c.decoding
