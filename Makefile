@@ -67,8 +67,8 @@ bench-tokens: setup-dev ## What it costs to know a prompt's tokens and block has
 results: setup ## Every goal of every benchmark and end-to-end run, as one table
 	@$(PY) -m bench.results
 
-docs: setup-dev ## Write the pages that are generated from settings and metrics
-	@$(PY) scripts/write-docs
+docs: setup-dev ## Write what is generated: pages of settings and metrics, the chart's schema, manifests
+	@$(PY) scripts/write-docs && $(PY) scripts/write-chart
 
 lock: setup-dev ## Resolve the dependencies again and write the locks
 	@scripts/lock

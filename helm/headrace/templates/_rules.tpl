@@ -1,0 +1,40 @@
+{{/* What the gateway does with the API: it looks at model pods and at adapters. */}}
+{{- define "headrace.gatewayRules" -}}
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch]
+- apiGroups: [headrace.dev]
+  resources: [loraadapters]
+  verbs: [get, list, watch]
+{{- end -}}
+
+{{/* What the controller does with the API in the namespaces it serves. */}}
+{{- define "headrace.controllerRules" -}}
+# Its own kinds: read, and finalizers put on and taken off. Never made or deleted by it.
+- apiGroups: [headrace.dev]
+  resources: [modelservices, loraadapters]
+  verbs: [get, list, watch, patch]
+- apiGroups: [headrace.dev]
+  resources: [modelservices/status, loraadapters/status]
+  verbs: [patch]
+# So that what it makes can name them as owners that block deletion (OwnerReferencesPermissionEnforcement).
+- apiGroups: [headrace.dev]
+  resources: [modelservices/finalizers, loraadapters/finalizers]
+  verbs: [update]
+# What it makes of them, by server-side apply.
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [ray.io]
+  resources: [rayclusters]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [inference.networking.k8s.io]
+  resources: [inferencepools]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create, patch]
+{{- end -}}
