@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from controller.fleets.ray.config import RaySettings
 from controller.fleets.restart import RestartPolicy
 from headrace.core.endpoint import Role, Speed
 from headrace.runtime.config import ProbeSettings
@@ -82,11 +84,21 @@ class FleetTimeouts(BaseModel):
     )
 
 
+class FleetKind(StrEnum):
+    """Where engines run."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
 class FleetSettings(BaseModel):
-    """Engines on this machine, started and kept running by us."""
+    """Engines on this machine or on a Ray cluster, started and kept running by us."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    kind: FleetKind = Field(
+        default=FleetKind.LOCAL, description="Where engines run: local (this machine) or ray."
+    )
     engine: EngineKind = Field(
         default=EngineKind.SIMULATED, description="What to run: simulated or vllm."
     )
@@ -125,6 +137,17 @@ class FleetSettings(BaseModel):
         description="Cards per engine (tensor parallel). vLLM: of gpus, default 1. Simulated: wins "
         "over simulated.tp.",
     )
+    pp: int = Field(
+        default=1, ge=1, le=64, description="Ray and vLLM: pipeline stages of each engine."
+    )
+    nodes: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Ray: nodes of each replica; its tp x pp cards are shared out evenly. The "
+        "engine is started once all have joined, and anew when one is lost.",
+    )
+    ray: RaySettings = Field(default_factory=RaySettings)
     time_scale: float = Field(
         default=1.0, gt=0, le=1_000, description="Simulated: engine seconds per wall second."
     )
@@ -207,9 +230,23 @@ class FleetSettings(BaseModel):
             )
         if len(set(self.gpus)) != len(self.gpus):
             raise ValueError("gpus: an index is given twice")
+        self._fits_its_kind()
+        return self
+
+    def _fits_its_kind(self) -> None:
+        if self.kind is FleetKind.RAY:
+            if self.gpus:
+                raise ValueError("gpus: Ray deals them; see ray.cards_per_node")
+            if self.engine is EngineKind.VLLM and self.cards * self.pp % self.nodes:
+                raise ValueError(
+                    f"nodes: tp x pp is {self.cards * self.pp}, "
+                    f"which {self.nodes} nodes cannot share evenly"
+                )
+            return
         if self.engine is EngineKind.VLLM and not self.gpus and self.cards > 1:
             raise ValueError("tp: more than 1 needs gpus")
-        return self
+        if self.nodes > 1 or self.pp > 1:
+            raise ValueError("nodes, pp: more than 1 needs kind ray")
 
     @property
     def name_served(self) -> str:

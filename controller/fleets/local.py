@@ -21,11 +21,11 @@ from typing import Final
 import aiohttp
 
 from controller.fleets.config import FleetSettings
-from controller.fleets.recipes import FleetPlan, plan
+from controller.fleets.protocol import FleetFailed
+from controller.fleets.recipes import FleetPlan, Planner, plan
 from controller.fleets.spawn import Spawner, SpawnFailed
 from controller.fleets.unit import Surroundings, Unit, UnitState, UnitStatus
 from headrace.core.clock import Clock
-from headrace.core.errors import HeadraceError
 from headrace.core.ids import EndpointId, ModelName
 from headrace.runtime.discovery import EndpointSource, ListSource
 from headrace.runtime.probe import Prober, probe_limits
@@ -39,16 +39,13 @@ TRIM_PERIOD_S: Final = 60.0
 TRIM_KEEPS: Final = 0.25
 
 
-class FleetFailed(HeadraceError):
-    """No engine of the fleet runs and none will be started again."""
-
-
 class LocalFleet:
     """N engines as supervised processes.
 
     ``source`` lists their endpoints with health, models, speed and load; it is empty before
     ``start``. ``inflight`` says how many requests the gateway has in flight at an endpoint: an
-    engine that is to stop gets no new ones and is waited for. All methods belong to one event loop.
+    engine that is to stop gets no new ones and is waited for. ``planner`` turns settings into
+    processes. All methods belong to one event loop.
     """
 
     def __init__(
@@ -57,10 +54,12 @@ class LocalFleet:
         *,
         inflight: Callable[[EndpointId], int] | None = None,
         clock: Clock | None = None,
+        planner: Planner = plan,
     ) -> None:
         self._settings = settings
         self._inflight = inflight or (lambda _: 0)
         self._clock = clock or RealClock()
+        self._planner = planner
         self._given = ListSource()
         self._published = ListSource()
         self._units: list[Unit] = []
@@ -106,7 +105,7 @@ class LocalFleet:
         session = make_session(probe_limits(settings.probe, settings.replicas))
         self._opened = opened = _Opened(state_dir.absolute(), run_dir, session)
         opened.state_dir.mkdir(parents=True, exist_ok=True)
-        planned = plan(settings, opened.state_dir, run_dir)
+        planned = self._planner(settings, opened.state_dir, run_dir)
         prober = Prober(
             self._given,
             session,

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from controller.fleets.config import VLLM_HERE, FleetSettings
 from controller.fleets.unit import Recipe
@@ -37,6 +37,14 @@ class FleetPlan:
     python: Path
     spawner_env: Mapping[str, str]
     recipes: Mapping[str, Recipe]
+
+
+class Planner(Protocol):
+    """Turns settings into processes."""
+
+    def __call__(self, settings: FleetSettings, state_dir: Path, run_dir: Path) -> FleetPlan:
+        """Return what to run; files go into ``state_dir``, sockets into ``run_dir``."""
+        ...
 
 
 def plan(settings: FleetSettings, state_dir: Path, run_dir: Path) -> FleetPlan:

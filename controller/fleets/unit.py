@@ -82,7 +82,10 @@ class Surroundings:
 
 @dataclass(frozen=True, slots=True)
 class UnitStatus:
-    """One unit as it is now; ``pid`` and ``endpoints`` are of its present life."""
+    """One unit as it is now; ``pid`` and ``endpoints`` are of its present life.
+
+    ``node`` is the address of the machine that it runs on, where that may be another one.
+    """
 
     name: str
     state: UnitState
@@ -92,6 +95,7 @@ class UnitStatus:
     log: Path
     crashes: int
     why: str
+    node: str = ""
 
 
 class Unit:
@@ -282,7 +286,7 @@ class Unit:
             self._around.source.put(
                 EndpointView(
                     endpoint_id,
-                    f"http://127.0.0.1:{port}",
+                    f"http://{launch.host}:{port}",
                     (self._around.model,),
                     role=launch.roles[index] if launch.roles else Role.BOTH,
                     speed=self._around.speed,

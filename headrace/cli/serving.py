@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import typer
 import uvloop
 
+from controller.fleets.config import FleetKind, FleetSettings
 from controller.fleets.local import LocalFleet
+from controller.fleets.protocol import Fleet
 from gateway.config import GatewaySettings
 from gateway.process import Lines, run_gateway
 from headrace.cli.config import LogSettings, UpSettings
 from headrace.core.endpoint import EndpointView, Health
+from headrace.core.errors import ConfigError
+from headrace.core.ids import EndpointId
 from headrace.runtime.discovery import EndpointSource
 from headrace.runtime.engines.launch import EngineKind
 from headrace.service.lines import ConsoleLines, JsonLines
@@ -81,7 +85,7 @@ class _Up:
         self._router = settings.router.router(
             fleet.time_scale if fleet.engine is EngineKind.SIMULATED else 1.0
         )
-        self._fleet = LocalFleet(settings.fleet, inflight=self._router.inflight)
+        self._fleet = fleet_of(settings.fleet, self._router.inflight)
         self._stop = asyncio.Event()
 
     async def run(self) -> bool:
@@ -132,6 +136,24 @@ class _Up:
         replicas = self._settings.fleet.replicas
         await ready(self._fleet.source, replicas)
         say(f"{replicas} of {replicas} endpoints are ready.")
+
+
+def fleet_of(settings: FleetSettings, inflight: Callable[[EndpointId], int]) -> Fleet:
+    """Return the fleet that the settings name, not started.
+
+    Raises:
+        ConfigError: when what it needs is not installed.
+
+    """
+    if settings.kind is FleetKind.LOCAL:
+        return LocalFleet(settings, inflight=inflight)
+    try:
+        from controller.fleets.ray.fleet import RayFleet  # noqa: PLC0415 -- an extra, and slow
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "ray":
+            raise
+        raise ConfigError("fleet.kind: Ray is not installed; pip install 'headrace[ray]'") from None
+    return RayFleet(settings, inflight=inflight)
 
 
 def say(text: str) -> None:

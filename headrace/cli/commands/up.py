@@ -17,6 +17,13 @@ def up(  # noqa: PLR0913 -- a command's options are its parameters
         Path | None,
         typer.Option("--config", help="Settings file; `headrace config show` prints one."),
     ] = None,
+    fleet: Annotated[
+        str | None, typer.Option("--fleet", help="Where engines run: local (the default) or ray.")
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option("--address", help="Ray: host:port of the head; auto is the default."),
+    ] = None,
     engine: Annotated[
         str | None, typer.Option("--engine", help="simulated (the default) or vllm.")
     ] = None,
@@ -49,6 +56,8 @@ def up(  # noqa: PLR0913 -- a command's options are its parameters
         from headrace.cli import serving  # noqa: PLC0415 -- start-up time
 
         flags = {
+            "fleet.kind": fleet,
+            "fleet.ray.address": address,
             "fleet.engine": engine,
             "fleet.model": model,
             "fleet.replicas": replicas,

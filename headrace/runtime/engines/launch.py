@@ -24,10 +24,11 @@ class Launch:
         program: What to run, up to its own arguments.
         args: Its arguments; all that a prefork launcher needs.
         env: Variables set on top of ours.
-        ports: HTTP ports on loopback that it will serve, one per endpoint.
+        ports: HTTP ports of ``host`` that it will serve, one per endpoint.
         kv_events: One per port, in the same order; empty when events are off.
         simulated: Whether the engines are simulated ones.
         roles: One per port, in the same order; empty when all do both.
+        host: The address it listens on, at which others reach it too.
 
     """
 
@@ -38,3 +39,4 @@ class Launch:
     kv_events: tuple[KvEventSource, ...] = ()
     simulated: bool = False
     roles: tuple[Role, ...] = ()
+    host: str = "127.0.0.1"

@@ -11,7 +11,8 @@ import psutil
 import pytest
 
 from controller.fleets.config import FleetSettings
-from controller.fleets.local import FleetFailed, LocalFleet, trim_log
+from controller.fleets.local import LocalFleet, trim_log
+from controller.fleets.protocol import FleetFailed
 from controller.fleets.unit import UnitState
 from headrace.core.endpoint import EndpointView, Health
 from headrace.core.errors import ConfigError
