@@ -279,12 +279,8 @@ class ModelServiceSpec(Group):
             lambda s: s.engine.kind is Engine.SIMULATED or s.model.source is not None,
         ),
         Rule(
-            "!self.variants.exists(v, v.role == 'prefill') "
-            "|| self.variants.exists(v, v.role != 'prefill')",
+            "self.variants.exists(v, v.role != 'prefill')",
             "a prefill variant needs one that decodes beside it",
-            lambda s: (
-                all(v.role != "prefill" for v in s.variants)
-                or any(v.role != "prefill" for v in s.variants)
-            ),
+            lambda s: any(v.role != "prefill" for v in s.variants),
         ),
     )
