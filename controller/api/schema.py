@@ -85,8 +85,14 @@ def _validation(rule: Rule) -> dict[str, str]:
 
 
 def _default(value: object) -> object:
-    """Return a default without what the API server will fill in by itself."""
+    """Return a default in full: the API server checks the rules on it before it fills it in."""
     if isinstance(value, list):
         return [_default(item) for item in value]
     assert isinstance(value, Group)
-    return value.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    return _filled(value.model_dump(mode="json", by_alias=True, exclude_none=True))
+
+
+def _filled(value: dict[str, Any]) -> dict[str, Any]:
+    """Drop what is empty, which says nothing and would be stored with every object."""
+    inner = {k: _filled(v) if isinstance(v, dict) else v for k, v in value.items()}
+    return {k: v for k, v in inner.items() if v not in ({}, [])}
