@@ -261,7 +261,6 @@ class Node:
             "clusterDomain": "cluster.local",
             "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%"},
             "imageGCHighThresholdPercent": 100,
-            "localStorageCapacityIsolation": False,
             "maxPods": 200,
             "nodeLeaseDurationSeconds": 8,
             "nodeStatusUpdateFrequency": "4s",
