@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from controller.fleets.config import FleetSettings
 from gateway.config import GatewaySettings
 from headrace.runtime.config import EndpointSettings, ProbeSettings
+from headrace.runtime.sidecar.config import RuntimeSettings
 from kvcache.index import IndexLimits
 from router.catalog import DEFAULT_POLICY, POLICIES
 from router.held import HoldLimits
@@ -166,6 +167,6 @@ class FrontSettings(BaseModel):
 
 
 KINDS: Final[Mapping[str, type[BaseModel]]] = MappingProxyType(
-    {"up": UpSettings, "gateway": FrontSettings}
+    {"up": UpSettings, "gateway": FrontSettings, "runtime": RuntimeSettings}
 )
 """Settings classes by the kind that ``headrace config`` names them."""

@@ -16,7 +16,8 @@
     - EngineTimeout          504  no byte within the limit
     - EngineRefused          502  it answered 5xx before the first byte
     - StreamBroken           --   it stopped in the middle of a reply already begun
-  + StoreError               --   the shared store did not answer; no client's request depends on it
+  + StoreError               --   the shared store did not answer; no client's request needs it
+  + ArtifactError            --   files of a model or adapter cannot be had; has ``retry_safe``
 
 The status beside each leaf is what ``gateway.app`` answers with; nothing else knows HTTP.
 """
@@ -108,3 +109,16 @@ class StreamBroken(EngineError):
 
 class StoreError(HeadraceError):
     """The store that replicas share did not answer, or refused."""
+
+
+class ArtifactError(HeadraceError):
+    """Files of a model or an adapter cannot be had.
+
+    ``retry_safe`` is true when the same call may succeed later (a connection, a full disk), false
+    when it cannot (nothing is there, the checksum differs).
+    """
+
+    def __init__(self, message: str, *, retry_safe: bool = False) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_safe = retry_safe

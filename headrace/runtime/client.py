@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -136,6 +136,13 @@ class EngineClient:
             return msgspec.json.decode(reply, type=_Tokens).tokens
         except msgspec.DecodeError as error:
             raise EngineRefused(f"{self._url}/tokenize: {error}") from None
+
+    async def post(
+        self, path: str, body: Mapping[str, object], timeout_s: float | None = None
+    ) -> tuple[int, bytes]:
+        """Send a body as JSON; return the status and the reply, whatever they are."""
+        limit_s = self._limits.timeout_s if timeout_s is None else timeout_s
+        return await self._call("POST", path, limit_s, msgspec.json.encode(body))
 
     async def _get(self, path: str) -> bytes:
         status, body = await self._call("GET", path, self._limits.timeout_s, None)

@@ -325,11 +325,14 @@ METRICS: Final[Sequence[MetricSpec]] = (
 class Telemetry(Collector):
     """Every metric of a process. Build one per process (or per test) and pass it on."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(
+        self, registry: CollectorRegistry, metrics: Sequence[MetricSpec] = METRICS
+    ) -> None:
+        self._metrics = metrics
         self._counters: dict[str, Family[Counter]] = {}
         self._gauges: dict[str, Family[Gauge]] = {}
         self._histograms: dict[str, Family[Histogram]] = {}
-        for spec in METRICS:
+        for spec in metrics:
             if spec.kind == "counter":
                 self._counters[spec.name] = Family(spec, Counter)
             elif spec.kind == "gauge":
@@ -357,4 +360,4 @@ class Telemetry(Collector):
             **self._gauges,
             **self._histograms,
         }
-        return [exported(families[spec.name]) for spec in METRICS]
+        return [exported(families[spec.name]) for spec in self._metrics]

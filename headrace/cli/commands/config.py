@@ -18,6 +18,7 @@ class Kind(StrEnum):
 
     UP = "up"
     GATEWAY = "gateway"
+    RUNTIME = "runtime"
 
 
 KindOption = Annotated[Kind, typer.Option("--kind", help="Which command the file is for.")]

@@ -1,0 +1,1 @@
+"""Places that keep artifacts: one file per kind."""
