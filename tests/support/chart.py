@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 import subprocess
 from collections.abc import Hashable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -63,9 +65,14 @@ def objects(text: str) -> list[Object]:
 
 def rendered(values: Mapping[str, object], release: str = "headrace") -> list[Object]:
     """Return the objects that the chart makes of these values."""
-    done = helm_run(values, release=release)
+    return objects(_rendered(json.dumps(values), release))
+
+
+@cache
+def _rendered(values: str, release: str) -> str:
+    done = helm_run(json.loads(values), release=release)
     assert done.returncode == 0, done.stderr
-    return objects(done.stdout)
+    return done.stdout
 
 
 def refused(values: Mapping[str, object]) -> str:

@@ -279,13 +279,20 @@ def test_two_releases_meet_nowhere_outside_their_namespace() -> None:
 
 
 def test_definitions_stay_unless_they_are_told_to_go() -> None:
-    if not list((CHART / "files/crds").glob("*.yaml")):
-        pytest.skip("no definitions are in helm/headrace/files/crds")
     for keep in (True, False):
-        for each in of_kind(rendered({"crds": {"keep": keep}}), "CustomResourceDefinition"):
+        made = of_kind(rendered({"crds": {"keep": keep}}), "CustomResourceDefinition")
+        assert made
+        for each in made:
             policy = each["metadata"].get("annotations", {}).get("helm.sh/resource-policy")
             assert policy == ("keep" if keep else None)
     assert not of_kind(rendered({"crds": {"install": False}}), "CustomResourceDefinition")
+
+
+def test_definitions_are_those_that_the_controller_made() -> None:
+    made = rendered({})
+    for path in sorted((CHART / "files/crds").glob("*.yaml")):
+        (given,) = objects(path.read_text())
+        assert one(made, given["kind"], given["metadata"]["name"])["spec"] == given["spec"]
 
 
 @pytest.mark.parametrize("keys", [{}, {"existingSecret": "ours"}])
