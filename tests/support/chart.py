@@ -24,7 +24,7 @@ CLUSTER_WIDE: Final = {
 Object = dict[str, Any]
 
 
-class _Strict(yaml.SafeLoader):
+class _Strict(yaml.CSafeLoader):
     """Refuses a key written twice, as the API server does and plain YAML does not."""
 
     def construct_mapping(
