@@ -219,6 +219,7 @@ class FleetSettings(BaseModel):
     def _fits_together(self) -> FleetSettings:
         if self.engine is EngineKind.VLLM and self.model is None:
             raise ValueError("model: needed when engine is vllm (a folder or a hub id)")
+        self._fits_its_kind()
         if self.roles and len(self.roles) != self.replicas:
             raise ValueError(f"roles: {len(self.roles)} given for {self.replicas} replica(s)")
         if self.roles and set(self.roles) == {Role.PREFILL}:
@@ -230,7 +231,6 @@ class FleetSettings(BaseModel):
             )
         if len(set(self.gpus)) != len(self.gpus):
             raise ValueError("gpus: an index is given twice")
-        self._fits_its_kind()
         return self
 
     def _fits_its_kind(self) -> None:

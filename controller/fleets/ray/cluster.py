@@ -7,6 +7,7 @@ longer than allowed.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -209,6 +210,8 @@ class RayCluster:
 
 
 def _connect(address: str) -> None:
+    # It warns that it cannot take over SIGTERM from a thread, which is why it runs in one.
+    logging.getLogger("ray").setLevel(logging.ERROR)
     ray.init(
         address=address,
         namespace=NAMESPACE,

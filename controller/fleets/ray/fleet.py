@@ -70,6 +70,7 @@ class RayFleet:
         self._not_before_s: dict[int, float] = {}
         self._ever_ready: set[int] = set()
         self._last_why: dict[int, str] = {}
+        self._made: deque[ReplicaName] = deque(maxlen=LOSSES_KEPT)
         self._tasks: list[asyncio.Task[None]] = []
         self._drains: dict[ReplicaName, asyncio.Task[None]] = {}
         self._session: aiohttp.ClientSession | None = None
@@ -249,7 +250,7 @@ class RayFleet:
             self._ever_ready.add(now.name.index)
         if before is not None and before.phase is now.phase:
             return
-        adopted = before is None and now.report is not None
+        adopted = before is None and now.name not in self._made
         told = _log.warning if now.phase in (Phase.LOST, Phase.BROKEN) else _log.info
         told(
             "replica_adopted" if adopted else f"replica_{now.phase}",
@@ -313,6 +314,7 @@ class RayFleet:
             asked = demand(self._settings)
             text = self._settings.model_dump_json()
             _log.info("replica_created", replica=name.short, asks=[dict(b) for b in asked.bundles])
+            self._made.append(name)
             await self._cluster.create(name, asked, Assignment(str(name), action.index, text))
         elif isinstance(action, Drain):
             self._drain(action.name)
