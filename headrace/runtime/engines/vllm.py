@@ -71,6 +71,7 @@ class VllmOptions:
         run_dir: A folder with a short path for sockets; None turns KV events off.
         role: Whether it computes prompts, or replies, for other engines.
         kv_transfer: Its KV connector, as ``--kv-transfer-config`` has it; used unless it does both.
+        host: The address it listens on.
         extra_args: Appended, so that they win over what is set here.
         extra_env: Likewise.
 
@@ -88,6 +89,7 @@ class VllmOptions:
     run_dir: Path | None = None
     role: Role = Role.BOTH
     kv_transfer: Mapping[str, object] = field(default_factory=dict)
+    host: str = "127.0.0.1"
     extra_args: tuple[str, ...] = ()
     extra_env: Mapping[str, str] = field(default_factory=dict)
 
@@ -97,7 +99,7 @@ def launch(options: VllmOptions, name: str, port: int) -> Launch:
     events = _kv_events(options.run_dir, name, options.served_name)
     return Launch(
         program=(str(options.python), "-W", "ignore", "-m", API_SERVER),
-        args=tuple(_flags(options, port, events)),
+        args=tuple(server_args(options, port, events)),
         env={**environment(options), **options.extra_env},
         ports=(port,),
         kv_events=(events,) if events else (),
@@ -112,9 +114,17 @@ def environment(options: VllmOptions) -> dict[str, str]:
     return {**ENV, **CPU_ENV}
 
 
-def _flags(options: VllmOptions, port: int, events: KvEventSource | None) -> list[str]:
+def server_args(options: VllmOptions, port: int, events: KvEventSource | None) -> list[str]:
+    """Return the arguments of the API server.
+
+    Args:
+        options: What to serve.
+        port: Where.
+        events: Where it publishes its KV events; None for nowhere.
+
+    """
     flags = ["--model", options.model, "--served-model-name", options.served_name]
-    flags += ["--host", "127.0.0.1", "--port", str(port)]
+    flags += ["--host", options.host, "--port", str(port)]
     flags += ["--max-num-queued-reqs", str(options.max_queued_requests)]
     # Without it (the default is 0) SIGTERM closes the port and leaves streams hanging for ever.
     flags += ["--shutdown-timeout", str(options.finish_s)]

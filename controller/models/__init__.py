@@ -1,0 +1,1 @@
+"""What a ``ModelService`` amounts to on Kubernetes: decisions only, made from what is observed."""
