@@ -1,4 +1,7 @@
-"""The control groups (version 1) that a cluster's pods run in: one tree per node."""
+"""The control groups (version 1) that a cluster's pods run in: one tree per node.
+
+The kubelet also makes its groups in the hierarchy of version 2 that is mounted beside: ``unified``.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ EMPTY_S = 10.0
 
 
 def _hierarchies() -> list[Path]:
-    return [path for path in HIERARCHIES.iterdir() if path.is_dir() and path.name != "unified"]
+    return [path for path in HIERARCHIES.iterdir() if path.is_dir() and not path.is_symlink()]
 
 
 def make(name: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -25,6 +25,10 @@ KUBECTL_LIMIT_S = 120.0
 STATE = "cluster.json"
 KWOK_BATCH = 500
 
+# An API server that is asked to stop waits up to a minute for its watches to end; this is long enough for
+# it to refuse new requests and finish those it has.
+API_STOP_S = 5.0
+
 # What a kubelet sets for the whole machine, put back when the cluster ends.
 KERNEL_SETTINGS = (
     *("vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops"),
@@ -35,9 +39,8 @@ KERNEL_SETTINGS = (
 class Cluster:
     """A cluster of this machine's own; ``Cluster.up`` starts one and ``attach`` finds one again."""
 
-    def __init__(self, folder: Path, plan: Addresses, token: str) -> None:
+    def __init__(self, folder: Path, plan: Addresses) -> None:
         self.folder = folder
-        self.token = token
         self.plan = plan
         self.plane = ControlPlane(folder, tools_dir(), plan)
         self.nodes: list[Node] = []
@@ -53,9 +56,7 @@ class Cluster:
                 had been started is down again.
         """
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        plan = network.free_addresses()
-        plane = ControlPlane(folder, tools_dir(), plan)
-        cluster = cls(folder, plan, plane.prepare())
+        cluster = cls(folder, network.claim_addresses())
         try:
             cluster._boot(nodes)
         except BaseException:
@@ -71,7 +72,7 @@ class Cluster:
             FileNotFoundError: there is none.
         """
         state = json.loads((folder / STATE).read_text())
-        cluster = cls(folder, Addresses(state["net"]), state["token"])
+        cluster = cls(folder, Addresses(state["net"]))
         cluster._daemons = _read_daemons(state["daemons"])
         cluster._kernel = state["kernel"]
         cluster.nodes = [
@@ -84,6 +85,11 @@ class Cluster:
     def kubeconfig(self) -> Path:
         """The administrator's; it works from the host."""
         return self.plane.kubeconfig
+
+    @property
+    def token(self) -> str:
+        """The administrator's bearer token."""
+        return self.plane.token
 
     @property
     def url(self) -> str:
@@ -141,7 +147,7 @@ class Cluster:
 
     def restart_apiserver(self) -> None:
         """Stop the API server the way an upgrade does; return when the new one is ready."""
-        self._daemons.pop("kube-apiserver").stop()
+        self._daemons.pop("kube-apiserver").stop(API_STOP_S)
         self.start_apiserver()
 
     def route_services_through(self, node: Node) -> None:
@@ -180,14 +186,14 @@ class Cluster:
 
     def down(self, *, keep_logs: bool = False) -> None:
         """End everything: processes, mounts, control groups, network; then the folder, or all but its logs."""
-        for node in self.nodes:
-            node.remove()
-        for daemon in reversed(self._daemons.values()):
-            daemon.stop()
-        network.remove_bridge(self.plan)
-        cgroups.remove(self.plan.bridge)
-        for name, value in self._kernel.items():
-            Path("/proc/sys", name).write_text(value)
+        with ExitStack() as steps:  # the last first, each whatever becomes of the others
+            steps.callback(self._restore_kernel)
+            steps.callback(cgroups.remove, self.plan.bridge)
+            steps.callback(network.remove_bridge, self.plan)
+            for daemon in self._daemons.values():
+                steps.callback(daemon.stop, API_STOP_S)
+            for node in self.nodes:
+                steps.callback(node.remove)
         if not keep_logs:
             shutil.rmtree(self.folder)
             return
@@ -199,7 +205,6 @@ class Cluster:
         """Write down which processes make up the cluster."""
         state = {
             "net": self.plan.net,
-            "token": self.token,
             "kernel": self._kernel,
             "daemons": {name: asdict(daemon) for name, daemon in self._daemons.items()},
             "nodes": [
@@ -213,7 +218,7 @@ class Cluster:
     def _boot(self, nodes: int) -> None:
         paths = {name: Path("/proc/sys", name) for name in KERNEL_SETTINGS}
         self._kernel = {name: path.read_text().strip() for name, path in paths.items()}
-        network.make_bridge(self.plan)
+        self.plane.prepare()
         self._keep([*self.plane.start_store(), *self.plane.start_api()])
         for _ in range(nodes):
             self._start_node()
@@ -223,6 +228,10 @@ class Cluster:
         for node in self.nodes:
             self._wait_node(node)
         self._wait_account()
+
+    def _restore_kernel(self) -> None:
+        for name, value in self._kernel.items():
+            Path("/proc/sys", name).write_text(value)
 
     def _start_node(self) -> Node:
         node = Node(len(self.nodes), self.plane, tools_dir(), {})

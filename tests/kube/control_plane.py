@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import ssl
 import urllib.error
 import urllib.request
@@ -37,6 +38,12 @@ class ControlPlane:
         """The administrator's."""
         return self.folder / "kubeconfig"
 
+    @property
+    def token(self) -> str:
+        """The administrator's."""
+        config = json.loads(self.kubeconfig.read_text())
+        return str(config["users"][0]["user"]["token"])
+
     def account(self, user: str) -> Path:
         """Return the kubeconfig of one of the accounts that ``prepare`` made."""
         return self._pki / f"{user.replace(':', '-')}.kubeconfig"
@@ -52,8 +59,8 @@ class ControlPlane:
     def authority(self) -> Path:
         return self._pki / "ca.crt"
 
-    def prepare(self) -> str:
-        """Make keys, certificates and accounts; return the administrator's token."""
+    def prepare(self) -> None:
+        """Make keys, certificates and accounts."""
         self._pki.mkdir(mode=0o700)
         (self.folder / "logs").mkdir()
         certs.new_authority(self._pki)
@@ -76,7 +83,6 @@ class ControlPlane:
                 self.account(account.user), self.url, self.authority, account.token
             )
         self.kubeconfig.write_bytes(self.account("admin").read_bytes())
-        return accounts["admin"].token
 
     def start_store(self) -> list[Daemon]:
         """Start etcd, on free ports of loopback."""

@@ -59,8 +59,11 @@ class Addresses:
         return f"hrk{self.net}n{index}"
 
 
-def free_addresses() -> Addresses:
-    """Return a plan whose network no interface of this machine has."""
+def claim_addresses() -> Addresses:
+    """Make a bridge for a network that no interface of this machine has; return the plan around it.
+
+    The bridge is the claim: of two clusters that start at once, one is refused the name and takes the next.
+    """
     links = json.loads(run(["ip", "-j", "addr"]))
     used = {
         int(address["local"].split(".")[1])
@@ -68,14 +71,17 @@ def free_addresses() -> Addresses:
         for address in link.get("addr_info", ())
         if address["family"] == "inet" and address["local"].startswith("10.")
     }
-    return Addresses(next(net for net in range(FIRST_NET, LAST_NET) if net not in used))
-
-
-def make_bridge(plan: Addresses) -> None:
-    """Make the bridge with the control plane's address on it."""
-    run(["ip", "link", "add", plan.bridge, "type", "bridge", "nf_call_iptables", "0"])
-    run(["ip", "addr", "add", f"{plan.host}/24", "dev", plan.bridge])
-    run(["ip", "link", "set", plan.bridge, "up"])
+    for plan in (Addresses(net) for net in range(FIRST_NET, LAST_NET) if net not in used):
+        try:
+            run(["ip", "link", "add", plan.bridge, "type", "bridge", "nf_call_iptables", "0"])
+        except CommandFailed as error:
+            if "File exists" not in str(error):
+                raise
+            continue
+        run(["ip", "addr", "add", f"{plan.host}/24", "dev", plan.bridge])
+        run(["ip", "link", "set", plan.bridge, "up"])
+        return plan
+    raise CommandFailed(f"no free network from 10.{FIRST_NET}.0.0/16 on: are clusters left over?")
 
 
 def remove_bridge(plan: Addresses) -> None:

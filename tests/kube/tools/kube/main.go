@@ -61,6 +61,8 @@ func serve(name string) (*cobra.Command, bool) {
 
 // runKwok is kwok's own main: its flags are read before its command is made.
 func runKwok() int {
+	// The Kubernetes packages have a flag named version; kwok is about to add its own.
+	pflag.CommandLine = pflag.NewFlagSet("kwok", pflag.ExitOnError)
 	flags := pflag.NewFlagSet("global", pflag.ContinueOnError)
 	flags.ParseErrorsWhitelist.UnknownFlags = true
 	flags.Usage = func() {}
