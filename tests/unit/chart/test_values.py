@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 from collections.abc import Mapping
@@ -10,7 +11,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+import yaml
 
+from controller.api.model_service import ModelServiceSpec
 from headrace.cli.config import FrontSettings
 from tests.support.chart import (
     CHART,
@@ -310,3 +313,22 @@ def test_the_notes_have_a_request_to_copy(tmp_path: Path, keys: dict[str, str]) 
     assert json.loads(words[words.index("-d") + 1])["stream"] is True
     assert ("Authorization: Bearer $KEY" in words) == bool(keys)
     assert ("No API keys are set" in made["notes"]) != bool(keys)
+
+
+def test_the_page_names_no_value_that_is_not_there() -> None:
+    page = (ROOT / "docs/operate/kubernetes.md").read_text()
+    defaults = yaml.safe_load((CHART / "values.yaml").read_text())
+    named = re.findall(r"`((?:gateway|controller|trial|crds|rbac|networkPolicy)\.[\w.]+)", page)
+    assert len(named) > 10
+    for path in named:
+        here: Any = defaults
+        for part in path.partition(".config.")[0].split("."):
+            assert part in here, path
+            here = here[part]
+
+
+def test_the_model_on_the_page_is_one() -> None:
+    page = (ROOT / "docs/operate/kubernetes.md").read_text()
+    example = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)[0])
+    read = ModelServiceSpec.model_validate_json(json.dumps(example["spec"]))
+    assert read.replicas == 2
