@@ -246,7 +246,7 @@ class RayFleet:
 
     def _notice(self, before: Sight | None, now: Sight, now_s: float) -> None:
         """Log what is new, and count losses."""
-        if now.seen().phase is Phase.READY:
+        if now.serves:
             self._ever_ready.add(now.name.index)
         if before is not None and before.phase is now.phase:
             return

@@ -4,7 +4,8 @@ The head runs Ray and, once every node has joined, the engine beside it in the s
 there does it have the node's cards. When either ends the container ends, and KubeRay makes the head
 anew.
 
-Source: ray.io/v1 as of KubeRay 1.3; the annotation and the variable that hold its start command:
+Source: ray.io/v1 of KubeRay. The annotation is of the RayCluster and leaves the commands of all its
+containers to us, with what KubeRay would have run in a variable (KubeRay 1.1 and newer):
 https://docs.ray.io/en/latest/cluster/kubernetes/user-guides/pod-command.html
 """
 
@@ -22,8 +23,12 @@ WORKER_CONTAINER: Final = "node"
 WORKERS: Final = "nodes"
 SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108 -- where NCCL looks for it
 
+WORKER_SCRIPT: Final = "ulimit -n 65536 || true; exec $KUBERAY_GEN_RAY_START_CMD"
+"""The limit is the one that KubeRay sets where it writes the command."""
+
 HEAD_SCRIPT: Final = """\
 set -u
+ulimit -n 65536 || true
 $KUBERAY_GEN_RAY_START_CMD &
 ray_pid=$!
 trap 'kill -TERM ${engine_pid:-$ray_pid}' TERM
@@ -106,6 +111,7 @@ def ray_cluster(replica: RayReplica, gate: str) -> dict[str, Any]:
             "name": replica.name,
             "namespace": replica.namespace,
             "labels": dict(replica.labels),
+            "annotations": {OWN_COMMAND: "true"},
         },
         "spec": {
             "rayVersion": replica.ray_version,
@@ -153,7 +159,7 @@ def _head(replica: RayReplica, gate: str) -> dict[str, Any]:
     return {
         "metadata": {
             "labels": dict(replica.labels),
-            "annotations": {OWN_COMMAND: "true", **replica.annotations},
+            "annotations": dict(replica.annotations),
         },
         "spec": {
             **_pod([container], replica.grace_s),
@@ -163,9 +169,13 @@ def _head(replica: RayReplica, gate: str) -> dict[str, Any]:
 
 
 def _worker(replica: RayReplica) -> dict[str, Any]:
+    container = {
+        **_container(replica, WORKER_CONTAINER, replica.env),
+        "command": ["/bin/bash", "-c", WORKER_SCRIPT],
+    }
     return {
         "metadata": {"labels": dict(replica.worker_labels)},
-        "spec": _pod([_container(replica, WORKER_CONTAINER, replica.env)], replica.grace_s),
+        "spec": _pod([container], replica.grace_s),
     }
 
 

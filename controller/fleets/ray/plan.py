@@ -55,6 +55,7 @@ class Seen:
         phase: Where it is in its life.
         since_s: Since when it is in that phase.
         draining_since_s: When it was told to stop, or None.
+        proven: Whether it has generated for us: until then it replaces no other.
 
     """
 
@@ -62,6 +63,7 @@ class Seen:
     phase: Phase
     since_s: float
     draining_since_s: float | None = None
+    proven: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +136,10 @@ def plan(desired: Desired, seen: Sequence[Seen], now_s: float) -> tuple[Action, 
             replacing = replacing or old is not None
         elif old is not None:
             no_room = new.phase is Phase.WAITING and now_s - new.since_s >= desired.surge_wait_s
-            if new.phase is Phase.READY or no_room:
+            serves = new.phase is Phase.READY and new.proven
+            if serves or no_room:
                 kept.remove(old)
-            replacing = replacing or new.phase is not Phase.READY
+            replacing = replacing or not serves
         actions += [Drain(one.name) for one in mine if one not in kept]
     wanted = len(desired.revisions)
     actions += [

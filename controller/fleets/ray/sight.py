@@ -85,10 +85,13 @@ class Sight:
     why: str = ""
 
     def seen(self) -> Seen:
-        """Return what a plan is made from; it serves once it has generated for us."""
-        unproven = self.phase is Phase.READY and not self.proven
-        phase = Phase.STARTING if unproven else self.phase
-        return Seen(self.name, phase, self.since_s, self.draining_since_s)
+        """Return what a plan is made from."""
+        return Seen(self.name, self.phase, self.since_s, self.draining_since_s, self.proven)
+
+    @property
+    def serves(self) -> bool:
+        """Whether its supervisor says so and it has generated for us."""
+        return self.phase is Phase.READY and self.proven
 
 
 def looked(before: Sight | None, name: ReplicaName, look: Look, now_s: float, lim: Limits) -> Sight:
@@ -144,7 +147,9 @@ def endpoint_of(sight: Sight, model: ModelName, speed: Speed) -> EndpointView | 
 def status_of(sight: Sight, endpoint: EndpointView | None) -> UnitStatus:
     """Return it in the words of every fleet."""
     report = sight.report
-    state = _STATES[sight.seen().phase]
+    state = _STATES[sight.phase]
+    if state is UnitState.READY and not sight.serves:
+        state = UnitState.STARTING
     return UnitStatus(
         name=sight.name.short,
         state=state if sight.draining_since_s is None else UnitState.STOPPING,

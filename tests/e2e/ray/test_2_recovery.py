@@ -137,7 +137,10 @@ def test_changed_settings_replace_replicas_without_a_failed_request(
     up.crash()
     changed = start({**FLEET, "seed": 1, "ray": {"cards_per_node": 1, "cpus_per_node": 0.5}})
     changed.wait_ready(2)
+    assert len(old & set(machines.supervisors())) == 2, "they serve until new ones do"
     with Traffic(changed, MODEL) as traffic:
-        eventually(lambda: not old & set(machines.supervisors()), AGAIN_S, changed.tail)
+        figures["settings_changed.replaced_s"] = eventually(
+            lambda: not old & set(machines.supervisors()), AGAIN_S, changed.tail
+        )
     count(traffic, figures)
     assert len(machines.supervisors()) == 2

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from controller.fleets.ray.plan import (
@@ -85,6 +87,13 @@ def test_an_old_replica_serves_until_the_new_one_does() -> None:
     assert plan(desired(), [old], NOW_S) == (Create(0, "new"),)
     assert plan(desired(), [old, seen(name(0), Phase.STARTING)], NOW_S) == ()
     assert plan(desired(), [old, seen(name(0))], NOW_S) == (Drain(old.name),)
+
+
+def test_one_that_has_not_generated_for_us_replaces_nobody_and_is_not_given_up() -> None:
+    unproven = replace(seen(name(0)), proven=False)
+    old = replace(seen(name(0, "old")), proven=False)
+    assert plan(desired(), [old], NOW_S) == (Create(0, "new"),)
+    assert plan(desired(), [old, unproven], NOW_S) == ()
 
 
 def test_an_old_replica_gives_way_when_the_new_one_finds_no_room() -> None:

@@ -58,8 +58,10 @@ def test_a_group_that_loses_its_room_is_a_broken_replica() -> None:
 
 def test_it_serves_once_it_has_generated_for_us() -> None:
     sight = look(READY)
-    assert sight.seen().phase is Phase.STARTING
-    assert replace(sight, proven=True).seen().phase is Phase.READY
+    assert not sight.serves
+    assert not sight.seen().proven
+    assert status_of(sight, None).state is UnitState.STARTING
+    assert replace(sight, proven=True).serves
 
 
 def test_each_life_of_an_engine_is_another_endpoint() -> None:
