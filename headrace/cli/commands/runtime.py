@@ -52,6 +52,10 @@ def runtime(  # noqa: PLR0913 -- a command's options are its parameters
     kv_replay: Annotated[
         str | None, typer.Option("--kv-replay", help="Where it sends past ones again.")
     ] = None,
+    drain_limit_s: Annotated[
+        float | None,
+        typer.Option("--drain-limit-s", help="Longest wait for streams when the engine is to go."),
+    ] = None,
     log_level: options.LogLevel = None,
 ) -> None:
     """Stand beside one engine: readiness, drain, adapters, metrics, a relay of its KV events."""
@@ -68,6 +72,7 @@ def runtime(  # noqa: PLR0913 -- a command's options are its parameters
             "hold": hold or None,
             "kv_relay.engine.events": kv_events,
             "kv_relay.engine.replay": kv_replay,
+            "drain.limit_s": drain_limit_s,
             "log.level": log_level,
         }
         siding.run_runtime(
