@@ -9,7 +9,8 @@ import pytest
 from tests.support.chart import NAMESPACE, Object, of_kind, one, rendered
 
 READ: Final = frozenset({"get", "list", "watch"})
-MAKE: Final = READ | {"create", "patch", "delete"}
+MAKE: Final = READ | {"create", "delete"}
+APPLY: Final = READ | {"create", "patch"}
 
 ALLOWED: Final[dict[str, dict[str, frozenset[str]]]] = {
     "gateway": {"/pods": READ, "headrace.dev/loraadapters": READ},
@@ -21,9 +22,10 @@ ALLOWED: Final[dict[str, dict[str, frozenset[str]]]] = {
         "headrace.dev/modelservices/finalizers": frozenset({"update"}),
         "headrace.dev/loraadapters/finalizers": frozenset({"update"}),
         "/pods": MAKE,
-        "policy/poddisruptionbudgets": MAKE,
         "ray.io/rayclusters": MAKE,
-        "inference.networking.k8s.io/inferencepools": MAKE,
+        "apps/controllerrevisions": MAKE,
+        "policy/poddisruptionbudgets": APPLY,
+        "inference.networking.k8s.io/inferencepools": APPLY,
         "events.k8s.io/events": frozenset({"create", "patch"}),
     },
 }
