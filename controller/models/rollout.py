@@ -80,15 +80,15 @@ def moves(
     memory = _remember(wanted, alive, memory, limits, now_s)
     target, halted = _target(wanted, memory, limits)
     new = [replica for replica in alive if replica.revision == target]
-    again_s = _look_again_s(wanted, new, memory, limits, now_s)
-    if halted:
-        # What serves goes on serving, what is broken stays to be looked at.
-        return Moves(target, 0, broken, memory, halted=True)
     old = [replica for replica in alive if replica.revision != target]
     room = wanted.replicas + limits.max_surge - len(alive)
     create = max(0, min(wanted.replicas - len(new), room))
+    if halted and old:
+        # What serves goes on serving, what is broken stays to be looked at.
+        return Moves(target, 0, broken, memory, halted=True)
+    again_s = _look_again_s(wanted, new, memory, limits, now_s)
     delete = (*broken, *_leaving(wanted.replicas, new, old, limits))
-    return Moves(target, create, delete, memory, again_s=again_s)
+    return Moves(target, create, delete, memory, halted, again_s)
 
 
 def names(stem: str, taken: Sequence[Replica], count: int) -> list[str]:
@@ -113,12 +113,12 @@ def _remember(
 ) -> VariantMemory:
     """Return what is known of the revisions after one more look."""
     memory = replace(memory, revision=wanted.revision)
-    if memory.failed != wanted.revision:
-        memory = replace(memory, failed="")
-    elif memory.failed:
-        return memory
     own = [replica for replica in alive if replica.revision == wanted.revision]
     ready = sum(replica.ready for replica in own)
+    if memory.failed != wanted.revision or ready:
+        memory = replace(memory, failed="")  # another one is tried, or it came late after all
+    if memory.failed:
+        return memory
     if own and ready >= wanted.replicas and len(own) == len(alive):
         return replace(memory, stable=wanted.revision)
     if memory.stable != wanted.revision and not ready and _gave_up(own, limits, now_s):
