@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -332,3 +333,20 @@ def test_the_model_on_the_page_is_one() -> None:
     example = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)[0])
     read = ModelServiceSpec.model_validate_json(json.dumps(example["spec"]))
     assert read.replicas == 2
+
+
+@pytest.mark.parametrize("arguments", [[], ["--values", str(CHART / "examples/production.yaml")]])
+def test_helm_finds_nothing_to_say_against_the_chart(arguments: list[str]) -> None:
+    helm = SCRIPT["find_helm"]()
+    if helm is None:
+        pytest.skip("helm is not installed: tests/kube/install-tools builds it")
+    kubernetes = f"--kube-version={SCRIPT['KUBERNETES']}"
+    done = subprocess.run(
+        [helm, "lint", "--strict", CHART, kubernetes, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "[WARNING]" not in done.stdout
