@@ -33,7 +33,16 @@ def new_authority(folder: Path) -> None:
     new_key(folder / "ca.key")
     run(
         [
-            *("openssl", "req", "-x509", "-new", "-key", folder / "ca.key", "-subj", "/CN=headrace-ca"),
+            *(
+                "openssl",
+                "req",
+                "-x509",
+                "-new",
+                "-key",
+                folder / "ca.key",
+                "-subj",
+                "/CN=headrace-ca",
+            ),
             *("-days", VALID_DAYS, "-out", folder / "ca.crt"),
         ]
     )
@@ -53,7 +62,19 @@ def new_certificate(folder: Path, name: str, subject: str, names: Sequence[str] 
     usage = "extendedKeyUsage=serverAuth,clientAuth\n"
     extensions.write_text(usage + (f"subjectAltName={','.join(names)}\n" if names else ""))
     request = folder / f"{name}.csr"
-    run(["openssl", "req", "-new", "-key", folder / f"{name}.key", "-subj", subject, "-out", request])
+    run(
+        [
+            "openssl",
+            "req",
+            "-new",
+            "-key",
+            folder / f"{name}.key",
+            "-subj",
+            subject,
+            "-out",
+            request,
+        ]
+    )
     run(
         [
             *("openssl", "x509", "-req", "-in", request, "-CA", folder / "ca.crt"),
@@ -65,9 +86,7 @@ def new_certificate(folder: Path, name: str, subject: str, names: Sequence[str] 
 
 def new_accounts(users: Sequence[tuple[str, str]], path: Path) -> dict[str, Account]:
     """Write the API server's token file; return the account of each (user, group)."""
-    accounts = {
-        user: Account(user, group, secrets.token_hex(16)) for user, group in users
-    }
+    accounts = {user: Account(user, group, secrets.token_hex(16)) for user, group in users}
     rows = [
         ",".join([a.token, a.user, a.user, *([a.group] if a.group else [])]) + "\n"
         for a in accounts.values()

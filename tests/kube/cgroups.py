@@ -6,6 +6,7 @@ The kubelet also makes its groups in the hierarchy of version 2 that is mounted 
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 from tests.kube.processes import wait_until
@@ -35,7 +36,7 @@ def remove(name: str) -> None:
     for hierarchy in _hierarchies():
         top = hierarchy / name
         if top.is_dir():
-            wait_until(f"{top} is empty", lambda top=top: _removed(top), EMPTY_S)
+            wait_until(f"{top} is empty", partial(_removed, top), EMPTY_S)
 
 
 def _removed(top: Path) -> bool:

@@ -27,7 +27,7 @@ KWOK_BATCH = 500
 
 # An API server that is asked to stop waits up to a minute for its watches to end; this is long enough for
 # it to refuse new requests and finish those it has.
-API_STOP_S = 5.0
+API_STOP_S = 3.0
 
 # What a kubelet sets for the whole machine, put back when the cluster ends.
 KERNEL_SETTINGS = (
@@ -96,6 +96,10 @@ class Cluster:
         """The API server's, the same for host and pods."""
         return self.plane.url
 
+    @property
+    def kubectl_program(self) -> Path:
+        return tools_dir() / "kubectl"
+
     def kubectl(
         self, *argv: str, stdin: str | None = None, limit_s: float = KUBECTL_LIMIT_S
     ) -> str:
@@ -104,9 +108,14 @@ class Cluster:
         Raises:
             CommandFailed: it failed; the message has its errors.
         """
-        program = tools_dir() / "kubectl"
         cache = f"--cache-dir={self.folder / 'kubectl'}"
-        return run([program, f"--kubeconfig={self.kubeconfig}", cache, *argv], stdin, limit_s)
+        words: list[str | Path] = [
+            self.kubectl_program,
+            f"--kubeconfig={self.kubeconfig}",
+            cache,
+            *argv,
+        ]
+        return run(words, stdin, limit_s)
 
     def load_image(self, archive: Path) -> None:
         """Import an image archive into every real node."""
@@ -126,7 +135,7 @@ class Cluster:
         self._wait_node(node)
 
     def stop_kubelet(self, index: int = 0) -> None:
-        """Kill a node's kubelet: after 20 s the control plane holds the node for lost."""
+        """Kill a node's kubelet: after 30 s the control plane holds the node for lost."""
         self.nodes[index].stop_kubelet()
         self.save()
 
@@ -166,9 +175,7 @@ class Cluster:
             items = [_kwok_node(name, cpu) for name in names[start : start + KWOK_BATCH]]
             listed = {"apiVersion": "v1", "kind": "List", "items": items}
             self.kubectl("create", "-f", "-", stdin=json.dumps(listed))
-        self.kubectl(
-            *("wait", "--for=condition=Ready", "node", "-l", "type=kwok", "--timeout=60s")
-        )
+        self.kubectl(*("wait", "--for=condition=Ready", "node", "-l", "type=kwok", "--timeout=60s"))
         return names
 
     def rss_bytes(self) -> dict[str, int]:
@@ -270,7 +277,9 @@ class Cluster:
                 *("get", "serviceaccount", "default", "--ignore-not-found", "-o", "name")
             )
 
-        wait_until("the default service account is made", made, NODE_READY_S, [*self._daemons.values()])
+        wait_until(
+            "the default service account is made", made, NODE_READY_S, [*self._daemons.values()]
+        )
 
 
 @contextmanager

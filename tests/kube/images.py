@@ -146,7 +146,10 @@ def _files(folder: Path) -> Iterable[Path]:
 
 def _mirror() -> str:
     """Return the Debian mirror that this machine's own apt uses for the suite."""
-    for source in [*Path("/etc/apt").glob("sources.list"), *Path("/etc/apt").glob("sources.list.d/*")]:
+    for source in [
+        *Path("/etc/apt").glob("sources.list"),
+        *Path("/etc/apt").glob("sources.list.d/*"),
+    ]:
         for line in source.read_text().splitlines():
             words = line.split()
             if words[:1] == ["URIs:"] and "security" not in line and "debian" in line:

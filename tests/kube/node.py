@@ -148,7 +148,12 @@ class Node:
         """Start kube-proxy: Services for this node's pods, and for the host when it routes through here."""
         settings = self.folder / "proxy.json"
         account = self.plane.account("system:kube-proxy")
-        keep = {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"}
+        keep = {
+            "maxPerCore": 0,
+            "min": 0,
+            "tcpEstablishedTimeout": "0s",
+            "tcpCloseWaitTimeout": "0s",
+        }
         settings.write_text(
             json.dumps(
                 {
