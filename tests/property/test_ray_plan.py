@@ -7,8 +7,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from controller.fleets.ray.names import ReplicaName
 from controller.fleets.ray.plan import OVER, Action, Create, Desired, Drain, Phase, Seen, plan
-from controller.fleets.ray.shape import ReplicaName
 
 STEPS = 40
 

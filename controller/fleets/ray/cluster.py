@@ -20,8 +20,9 @@ import ray.exceptions
 import ray.util
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from controller.fleets.ray.names import NAMESPACE, ReplicaName
 from controller.fleets.ray.reports import Assignment, Report, encode, read_report
-from controller.fleets.ray.shape import NAMESPACE, Demand, ReplicaName
+from controller.fleets.ray.shape import Demand
 from controller.fleets.ray.supervisor import Supervisor
 from headrace.core.errors import ConfigError, HeadraceError
 
@@ -64,8 +65,9 @@ class RayCluster:
 
         """
         try:
+            await _listening(address, self._call_s)
             await self._call(lambda: _connect(address), limit_s=6 * self._call_s)
-        except (ConnectionError, ValueError, RuntimeError, ClusterSilent) as error:
+        except (OSError, ValueError, RuntimeError, ClusterSilent) as error:
             self._threads.shutdown(wait=False, cancel_futures=True)
             raise ConfigError(
                 f"fleet.ray.address: no Ray cluster answers at {address!r} ({error}); "
@@ -207,6 +209,23 @@ class RayCluster:
             raise ClusterSilent(f"Ray did not answer in {limit_s} s") from None
         except ray.exceptions.RayError as error:
             raise ClusterSilent(str(error)) from None
+
+
+async def _listening(address: str, limit_s: float) -> None:
+    """Return when somebody listens at ``host:port``: Ray would try for minutes.
+
+    Raises:
+        OSError: when nobody does.
+        ValueError: when it is no address.
+
+    """
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    async with asyncio.timeout(limit_s):
+        _, writer = await asyncio.open_connection(host, int(port))
+    writer.close()
+    await writer.wait_closed()
 
 
 def _connect(address: str) -> None:

@@ -23,10 +23,11 @@ import aiohttp
 from controller.fleets.config import FleetSettings
 from controller.fleets.protocol import FleetFailed
 from controller.fleets.ray.cluster import ClusterSilent, GroupState, RayCluster, SupervisorDied
+from controller.fleets.ray.names import ReplicaName
 from controller.fleets.ray.plan import Action, Create, Desired, Drain, Phase, Seen, plan
 from controller.fleets.ray.recipe import settled
 from controller.fleets.ray.reports import Assignment
-from controller.fleets.ray.shape import ReplicaName, demand, revision, why_waiting
+from controller.fleets.ray.shape import demand, revision, why_waiting
 from controller.fleets.ray.sight import Limits, Look, Sight, endpoint_of, looked, status_of
 from controller.fleets.unit import UnitState, UnitStatus
 from headrace.core.clock import Clock

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from controller.fleets.ray.shape import ReplicaName
+from controller.fleets.ray.names import ReplicaName
 
 
 class Phase(StrEnum):

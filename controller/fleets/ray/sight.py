@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from controller.fleets.ray.names import ReplicaName
 from controller.fleets.ray.plan import Phase, Seen
 from controller.fleets.ray.reports import Report
-from controller.fleets.ray.shape import ReplicaName
 from controller.fleets.unit import UnitState, UnitStatus
 from headrace.core.endpoint import EndpointView, Health, KvEventSource, Role, Speed
 from headrace.core.ids import EndpointId, ModelName

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from controller.fleets.ray.names import ReplicaName
 from controller.fleets.ray.plan import (
     OVER,
     Create,
@@ -14,7 +15,6 @@ from controller.fleets.ray.plan import (
     Seen,
     plan,
 )
-from controller.fleets.ray.shape import ReplicaName
 
 NOW_S = 1_000.0
 

@@ -8,7 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from controller.fleets.config import FleetSettings
-from controller.fleets.ray.shape import ReplicaName, demand, revision, why_waiting
+from controller.fleets.ray.names import ReplicaName
+from controller.fleets.ray.shape import demand, revision, why_waiting
 
 
 def settings(**changes: object) -> FleetSettings:

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from controller.fleets.ray.names import ReplicaName
 from controller.fleets.ray.plan import Phase
 from controller.fleets.ray.reports import Engine, Report
-from controller.fleets.ray.shape import ReplicaName
 from controller.fleets.ray.sight import Limits, Look, Sight, endpoint_of, looked, status_of
 from controller.fleets.unit import UnitState
 from headrace.core.endpoint import Health, KvEventSource, Role, Speed
