@@ -11,7 +11,8 @@ import uvloop
 
 from gateway.process import Lines, run_gateway
 from headrace.cli.config import FrontSettings
-from headrace.cli.serving import announcement, configure_log, ready, say, stop_on_signals
+from headrace.cli.ending import say, stop_on_signals
+from headrace.cli.serving import announcement, configure_log, ready
 from headrace.core.errors import ConfigError
 from headrace.runtime.discovery import StaticSource
 from headrace.runtime.probe import Prober, probe_limits

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import typer
 import uvloop
 
 from controller.fleets.config import FleetKind, FleetSettings
@@ -17,6 +15,7 @@ from controller.fleets.protocol import Fleet
 from gateway.config import GatewaySettings
 from gateway.process import Lines, run_gateway
 from headrace.cli.config import LogSettings, UpSettings
+from headrace.cli.ending import say, stop_on_signals
 from headrace.core.endpoint import EndpointView, Health
 from headrace.core.errors import ConfigError
 from headrace.core.ids import EndpointId
@@ -55,24 +54,6 @@ def configure_log(log: LogSettings) -> Lines | None:
     if log.level not in ("debug", "info"):
         return None
     return JsonLines(sys.stderr.buffer) if as_json else ConsoleLines(get_logger("gateway"))
-
-
-def stop_on_signals(stop: asyncio.Event) -> None:
-    """Take the first signal as a wish to stop, a second as a wish not to wait for streams.
-
-    The second cancels the current task. Further ones change nothing: stopping engines has time
-    limits of its own.
-    """
-    main = asyncio.current_task()
-    assert main is not None
-    wishes = iter((stop.set, main.cancel))
-
-    def wish() -> None:
-        next(wishes, lambda: None)()
-
-    loop = asyncio.get_running_loop()
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(signum, wish)
 
 
 class _Up:
@@ -154,12 +135,6 @@ def fleet_of(settings: FleetSettings, inflight: Callable[[EndpointId], int]) -> 
             raise
         raise ConfigError("fleet.kind: Ray is not installed; pip install 'headrace[ray]'") from None
     return RayFleet(settings, inflight=inflight)
-
-
-def say(text: str) -> None:
-    """Print a line for whoever started us."""
-    typer.echo(text)
-    sys.stdout.flush()
 
 
 async def ready(source: EndpointSource, count: int) -> list[EndpointView]:

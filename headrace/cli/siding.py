@@ -13,7 +13,7 @@ from typing import Final
 
 import uvloop
 
-from headrace.cli.serving import say, stop_on_signals
+from headrace.cli.ending import say, stop_on_signals
 from headrace.core.errors import ConfigError
 from headrace.runtime.artifacts.allowed import parse_uri
 from headrace.runtime.artifacts.cache import Lease

@@ -83,7 +83,7 @@ class NodeCache:
     """
 
     def __init__(self, root: Path, limit_bytes: int, keep_s: float) -> None:
-        self._root = root
+        self._root = root.resolve()
         self._limit_bytes = limit_bytes
         self._keep_s = keep_s
 
@@ -94,7 +94,6 @@ class NodeCache:
                 (self._root / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ArtifactError(f"artifacts.cache_dir: {error}") from None
-        self._root = self._root.resolve()
 
     def find(self, name: str, digest: str) -> Lease | None:
         """Return a version, held; None if it is not there."""

@@ -30,6 +30,10 @@ class FileLock:
             os.close(self._fd)
             self._fd = None
 
+    def __del__(self) -> None:
+        # Taken in a thread for someone who was cancelled meanwhile, it reaches nobody.
+        self.release()
+
 
 def try_lock(path: Path, *, shared: bool = False, create: bool = True) -> FileLock | None:
     """Return the lock on ``path``, or None if someone holds it against us, without waiting.

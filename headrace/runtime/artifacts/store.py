@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -107,7 +107,7 @@ class ArtifactStore(Artifacts):
 
     async def used_bytes(self) -> int:
         """Return the size of the cache; 0 where there is none."""
-        return await asyncio.to_thread(self._cache.used_bytes) if self._opened else 0
+        return await _whole(self._cache.used_bytes) if self._opened else 0
 
     @override
     def find(self, path: str) -> Held | None:
@@ -120,7 +120,7 @@ class ArtifactStore(Artifacts):
         if digest is not None:
             check_digest(digest)
         if not self._opened:
-            await asyncio.to_thread(self._cache.open)
+            await _whole(self._cache.open)
             self._opened = True
         fetch = Fetch(name, uri.shown)
         self._fetches.append(fetch)
@@ -145,7 +145,7 @@ class ArtifactStore(Artifacts):
             return there
         source = self._source(uri)
         key = sha256(f"{fetch.name}\0{digest or uri}".encode()).hexdigest()[:32]
-        lock: FileLock = await self._patient(lambda: asyncio.to_thread(self._cache.lock, key))
+        lock: FileLock = await self._patient(partial(self._cache.lock, key))
         try:
             why = ""
             for _ in range(ROUNDS):
@@ -154,7 +154,7 @@ class ArtifactStore(Artifacts):
                 except _StartAgain as again:
                     why = again.why
                     _log.warning("fetch_starts_again", source=fetch.source, why=why)
-                    await asyncio.to_thread(self._cache.discard_partial, key)
+                    await _whole(partial(self._cache.discard_partial, key))
             raise ArtifactError(f"{fetch.source}: {why}")
         finally:
             lock.release()
@@ -169,7 +169,7 @@ class ArtifactStore(Artifacts):
         files = await self._listed(source, fetch)
         origin = f"{uri.shown}#{listing_key(files)}"
         if digest is None and not can_change_unseen(files):
-            there = await asyncio.to_thread(self._cache.from_origin, fetch.name, origin)
+            there = await _whole(partial(self._cache.from_origin, fetch.name, origin))
             if there is not None:
                 return there
         found = await self._download(fetch, uri, source, key, files)
@@ -179,7 +179,7 @@ class ArtifactStore(Artifacts):
             raise _StartAgain(f"expected digest {digest}, found {found}")
         total_bytes = sum(file.size_bytes for file in files)
         record = Record(fetch.name, found, total_bytes, uri.shown, origin)
-        return await self._patient(lambda: asyncio.to_thread(self._cache.publish, key, record))
+        return await self._patient(partial(self._cache.publish, key, record))
 
     async def _download(
         self, fetch: Fetch, uri: Uri, source: Source, key: str, files: tuple[RemoteFile, ...]
@@ -187,7 +187,7 @@ class ArtifactStore(Artifacts):
         total_bytes = sum(file.size_bytes for file in files)
         plan = plan_of(uri.shown, files, self._settings.part_bytes)
         reserve = partial(self._cache.reserve, key, total_bytes, plan)
-        folder: Path = await self._patient(lambda: asyncio.to_thread(reserve))
+        folder: Path = await self._patient(reserve)
         download = Download(
             source=source,
             files=files,
@@ -199,7 +199,7 @@ class ArtifactStore(Artifacts):
             got=partial(self._came, fetch, uri.scheme),
         )
         fetch.total_bytes = total_bytes
-        fetch.done_bytes = await asyncio.to_thread(download.prepare)
+        fetch.done_bytes = await _whole(download.prepare)
         return folder_digest(await download.run())
 
     async def _listed(self, source: Source, fetch: Fetch) -> tuple[RemoteFile, ...]:
@@ -216,12 +216,12 @@ class ArtifactStore(Artifacts):
         raise AssertionError("tries is at least 1")
 
     async def _find(self, name: str, digest: str) -> Lease | None:
-        return await asyncio.to_thread(self._cache.find, name, digest)
+        return await _whole(partial(self._cache.find, name, digest))
 
-    async def _patient(self, attempt: Callable[[], Awaitable[T | None]]) -> T:
+    async def _patient(self, attempt: Callable[[], T | None]) -> T:
         """Repeat what another process keeps us from; the whole fetch has a limit."""
         wait_s = LOCK_FIRST_S
-        while (got := await attempt()) is None:
+        while (got := await _whole(attempt)) is None:
             await self._clock.sleep(wait_s)
             wait_s = min(LOCK_MOST_S, 1.5 * wait_s)
         return got
@@ -251,3 +251,16 @@ class ArtifactStore(Artifacts):
             fetches = self._telemetry.counter("headrace_artifact_fetches_total")
             fetches.labels(uri.scheme, result).inc()
             self._telemetry.gauge("headrace_artifact_progress_ratio").forget(fetch.name)
+
+
+async def _whole(work: Callable[[], T]) -> T:
+    """Do something on disk in a thread, and all of it: who is cancelled waits for its end.
+
+    Otherwise a lock could be released while the work that it protects goes on.
+    """
+    task = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait((task,))
+        raise
