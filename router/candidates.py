@@ -9,10 +9,11 @@ from typing import Final
 from headrace.core.endpoint import EndpointView
 from headrace.core.ids import EndpointId
 from headrace.core.request import RouteRequest
+from router.adapters import AdapterBook
 from router.disaggregation import pairs
 from router.endpoints import Endpoints
-from router.held import HoldLimits, Opening
-from router.ledger import EndpointLoad, Ledger
+from router.held import Held, HoldLimits, Opening
+from router.ledger import EndpointLoad, Ledger, resident_tokens
 from router.policy import Candidate
 from router.prefixes import NOTHING, Cached, Prefixes
 from router.unseen import Unseen
@@ -44,15 +45,18 @@ class Sessions:
 class Candidates:
     """Makes candidates of endpoints, from a router's books."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- the books of a router
         self,
         endpoints: Endpoints,
         ledger: Ledger,
         prefixes: Prefixes,
+        *,
         sessions: Sessions,
         unseen: Unseen,
+        adapters: AdapterBook,
         time_scale: float,
     ) -> None:
+        self._adapters = adapters
         self._endpoints = endpoints
         self._ledger = ledger
         self._prefixes = prefixes
@@ -107,6 +111,28 @@ class Candidates:
             return -1.0
         return limits.kv_ratio * view.speed.kv_tokens - load.kv_tokens
 
+    def has_room(
+        self, request: RouteRequest, view: EndpointView, limits: HoldLimits, engine_s: float
+    ) -> bool:
+        """Return whether an endpoint has KV and, if need be, an adapter's slot for a request."""
+        return self.room(view, limits, engine_s) >= resident_tokens(
+            request
+        ) and self._adapters.fits(view.endpoint_id, request.model)
+
+    def fitting(self, held: Held, openings: Sequence[Opening]) -> frozenset[EndpointId]:
+        """Return those of the openings that a held request fits into."""
+        return frozenset(
+            opening.endpoint_id
+            for opening in openings
+            if opening.room_tokens >= held.tokens and self.admits(opening.endpoint_id, held.request)
+        )
+
+    def admits(self, endpoint_id: EndpointId, request: RouteRequest) -> bool:
+        """Return whether an endpoint could run a request now, given room for its KV."""
+        return self._endpoints.admits(endpoint_id, request) and self._adapters.fits(
+            endpoint_id, request.model
+        )
+
     def openings(self, limits: HoldLimits, engine_s: float) -> list[Opening]:
         """Return the endpoints that may be given a request now, by id."""
         openings = []
@@ -129,7 +155,7 @@ class Candidates:
         load = self.load(view)
         held = cached.get(endpoint_id, NOTHING)
         fit = load.speed
-        loaded = self._endpoints.loaded(endpoint_id, request.model)
+        adapter = self._adapters.cost(endpoint_id, request.model, engine_s)
         return Candidate(
             endpoint_id,
             held.tokens,
@@ -142,9 +168,10 @@ class Candidates:
             fit.per_token_ms,
             fit.per_pair_ms,
             (held.tokens - held.gpu_tokens) / speed.fetch_tokens_per_s * 1_000.0,
-            0.0 if loaded else speed.adapter_load_ms,
+            adapter.load_ms,
             last == endpoint_id,
             self._prefixes.exact(endpoint_id, request),
             None,
             load.busy_ratio(engine_s),
+            adapter.others_ms,
         )

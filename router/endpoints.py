@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from headrace.core.adapter import AdapterSpec
 from headrace.core.endpoint import EndpointView, Health, Role
 from headrace.core.errors import ModelNotFound
 from headrace.core.ids import EndpointId, ModelName
@@ -20,6 +21,13 @@ class Endpoints:
         self._names: dict[EndpointId, frozenset[ModelName]] = {}
         self._ready: list[EndpointView] = []
         self._prefilled: frozenset[ModelName] = frozenset()
+        self._adapters: Mapping[ModelName, AdapterSpec] = {}
+        self._taking: dict[ModelName, tuple[EndpointView, ...]] = {}
+
+    def set_adapters(self, adapters: Mapping[ModelName, AdapterSpec]) -> None:
+        """Replace the adapters that endpoints of their base model are given when need be."""
+        self._adapters = adapters
+        self._taking.clear()
 
     def set(self, views: Iterable[EndpointView]) -> list[EndpointId]:
         """Replace the whole list; return those that lost what they held: vanished or down."""
@@ -30,6 +38,7 @@ class Endpoints:
             for model in dict.fromkeys((*view.models, *view.loadable)):
                 serving.setdefault(model, []).append(view)
         self._serving = {model: tuple(found) for model, found in serving.items()}
+        self._taking.clear()
         self._loaded = {e: frozenset(view.models) for e, view in self._views.items()}
         self._names = {
             e: frozenset((*view.models, *view.loadable)) for e, view in self._views.items()
@@ -64,11 +73,20 @@ class Endpoints:
 
     def models(self) -> list[ModelName]:
         """Return the names that some endpoint serves, whatever its health, sorted."""
-        return sorted(self._serving)
+        known = [name for name in self._adapters if self.serving(name)]
+        return sorted({*self._serving, *known})
 
     def serving(self, model: ModelName) -> Sequence[EndpointView]:
         """Return the endpoints that serve or can load a model, by id."""
-        return self._serving.get(model, ())
+        spec = self._adapters.get(model)
+        if spec is None:
+            return self._serving.get(model, ())
+        found = self._taking.get(model)
+        if found is None:
+            views = self._serving.get(spec.base, ())
+            found = tuple(view for view in views if takes(view, spec))
+            self._taking[model] = found
+        return found
 
     def loaded(self, endpoint_id: EndpointId, model: ModelName) -> bool:
         """Return whether the endpoint has the model or adapter, and need not load it first."""
@@ -76,7 +94,11 @@ class Endpoints:
 
     def admits(self, endpoint_id: EndpointId, request: RouteRequest) -> bool:
         """Return whether an endpoint serves or can load the model and has the labels asked for."""
-        if request.model not in self._names[endpoint_id]:
+        spec = self._adapters.get(request.model)
+        if spec is not None:
+            if all(view.endpoint_id != endpoint_id for view in self.serving(spec.name)):
+                return False
+        elif request.model not in self._names[endpoint_id]:
             return False
         return not request.labels or set(request.labels) <= set(self._views[endpoint_id].labels)
 
@@ -86,7 +108,7 @@ class Endpoints:
 
     def may_serve(self, request: RouteRequest, exclude: frozenset[EndpointId]) -> bool:
         """Return whether any endpoint may be given the request now."""
-        return request.model in self._serving and bool(self.that_may_serve(request, exclude))
+        return bool(self.serving(request.model)) and bool(self.that_may_serve(request, exclude))
 
     def that_may_serve(
         self, request: RouteRequest, exclude: frozenset[EndpointId]
@@ -100,8 +122,8 @@ class Endpoints:
             ModelNotFound: if no endpoint serves the model by that name.
 
         """
-        views = self._serving.get(request.model)
-        if views is None:
+        views = self.serving(request.model)
+        if not views:
             known = ", ".join(self.models()) or "none yet"
             raise ModelNotFound(
                 f"the model {request.model!r} does not exist; models served: {known}",
@@ -117,17 +139,25 @@ class Endpoints:
         self, request: RouteRequest, exclude: frozenset[EndpointId]
     ) -> list[EndpointView]:
         """Return the endpoints that only prefill and may be given the request now, by id."""
-        if request.model not in self._prefilled:
+        if not self.disaggregates(request.model):
             return []
         return [
             view
-            for view in self._serving[request.model]
+            for view in self.serving(request.model)
             if view.role is Role.PREFILL and _may_take(view, request, exclude)
         ]
 
     def disaggregates(self, model: ModelName) -> bool:
         """Return whether some endpoint only prefills for the model, whatever its health."""
-        return model in self._prefilled
+        spec = self._adapters.get(model)
+        return (model if spec is None else spec.base) in self._prefilled
+
+
+def takes(view: EndpointView, spec: AdapterSpec) -> bool:
+    """Return whether an endpoint of its base model can be given an adapter."""
+    if view.adapter_slots == 0:
+        return False
+    return spec.rank is None or view.adapter_rank is None or spec.rank <= view.adapter_rank
 
 
 def _may_take(view: EndpointView, request: RouteRequest, exclude: frozenset[EndpointId]) -> bool:

@@ -42,6 +42,7 @@ class _Entry:
     silent: bool = False
     decoding: bool = False
     beside_tokens: float = 0.0  # KV tokens of those already there when it was sent
+    load_ms: float = 0.0  # what it waits for its adapter, and all behind it with it
     elsewhere: bool = False  # another gateway replica's: known late, so nothing is learned from it
 
     @property
@@ -71,6 +72,7 @@ class EndpointLoad:
         self._queued: OrderedDict[RequestId, _Entry] = OrderedDict()
         self._queued_tokens = 0.0
         self._queued_pairs = 0.0
+        self._loading_ms = 0.0
         self._progress_s = 0.0
         self._shared_ratio = 1.0
         self._strangers = (0, 0)
@@ -130,11 +132,12 @@ class EndpointLoad:
         if not self._queued:
             return others_ms
         oldest = next(iter(self._queued.values()))
-        oldest_ms = self.speed.ms(oldest.miss_tokens, oldest.miss_pairs)
+        oldest_ms = self.speed.ms(oldest.miss_tokens, oldest.miss_pairs) + oldest.load_ms
         spent_ms = (now_s - max(self._progress_s, oldest.dispatched_s)) * 1_000.0
         rest = self._queued_tokens - oldest.miss_tokens
         rest_ms = (len(self._queued) - 1) * self.speed.fixed_ms + rest * self.speed.per_token_ms
         rest_ms += (self._queued_pairs - oldest.miss_pairs) * self.speed.per_pair_ms
+        rest_ms += self._loading_ms - oldest.load_ms
         return others_ms + max(0.0, oldest_ms - spent_ms) + max(0.0, rest_ms)
 
     def sent(self, request_id: RequestId, entry: _Entry) -> None:
@@ -148,6 +151,7 @@ class EndpointLoad:
         self._queued[request_id] = entry
         self._queued_tokens += entry.miss_tokens
         self._queued_pairs += entry.miss_pairs
+        self._loading_ms += entry.load_ms
 
     def first_token(self, request_id: RequestId, entry: _Entry, now_s: float) -> None:
         """Move a request from queued to decoding, and learn from the time it took."""
@@ -157,7 +161,7 @@ class EndpointLoad:
         if request_id not in self._queued:
             return
         since_s = max(self._progress_s, entry.dispatched_s)
-        if not entry.elsewhere:
+        if not entry.elsewhere and not entry.load_ms:  # what a load takes says nothing of prompts
             elapsed_ms = max(0.0, now_s - since_s) * 1_000.0
             self.speed.observe(entry.miss_tokens, entry.miss_pairs, entry.beside_tokens, elapsed_ms)
         self._computed(request_id, entry, now_s)
@@ -167,7 +171,8 @@ class EndpointLoad:
         while self._queued:
             request_id, oldest = next(iter(self._queued.items()))
             since_s = max(self._progress_s, oldest.dispatched_s)
-            due_s = since_s + self.speed.ms(oldest.miss_tokens, oldest.miss_pairs) / 1_000.0
+            due_ms = self.speed.ms(oldest.miss_tokens, oldest.miss_pairs) + oldest.load_ms
+            due_s = since_s + due_ms / 1_000.0
             if not oldest.silent or now_s < due_s:
                 return
             self._computed(request_id, oldest, due_s)
@@ -179,6 +184,7 @@ class EndpointLoad:
         self.decoding += 1
         self._queued_tokens -= entry.miss_tokens
         self._queued_pairs -= entry.miss_pairs
+        self._loading_ms -= entry.load_ms
         self._progress_s = at_s
 
     def ended(self, request_id: RequestId, entry: _Entry, now_s: float) -> None:
@@ -194,8 +200,10 @@ class EndpointLoad:
             del self._queued[request_id]
             self._queued_tokens -= entry.miss_tokens
             self._queued_pairs -= entry.miss_pairs
+            self._loading_ms -= entry.load_ms
         if self.inflight == 0:  # float sums drift; an idle endpoint is exactly empty
             self.resident_tokens = self._queued_tokens = self._queued_pairs = 0.0
+            self._loading_ms = 0.0
 
 
 class Ledger:
@@ -228,7 +236,12 @@ class Ledger:
         return 0 if load is None else load.inflight
 
     def dispatched(
-        self, request: RouteRequest, endpoint_id: EndpointId, cached_tokens: float, now_s: float
+        self,
+        request: RouteRequest,
+        endpoint_id: EndpointId,
+        cached_tokens: float,
+        now_s: float,
+        load_ms: float = 0.0,
     ) -> Reserve:
         """Enter ``request`` as sent to ``endpoint_id``, whose load must have been asked for.
 
@@ -247,6 +260,7 @@ class Ledger:
             resident_tokens=resident_tokens(request),
             dispatched_s=now_s,
             silent=not request.first_token_seen,
+            load_ms=load_ms,
         )
         self._enter(request.request_id, entry)
         return Reserve(

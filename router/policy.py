@@ -37,11 +37,13 @@ class Candidate:
         per_token_ms: What each uncached prompt token costs there on top of it, as measured.
         per_pair_ms: What each pair of an uncached token and one before it costs, as measured.
         transfer_ms: What bringing ``cached_tokens`` to its GPU costs, as far as they lie elsewhere.
-        load_ms: What loading the adapter costs that the request needs; 0 where it is loaded.
+        load_ms: Until the adapter that the request needs can run there; 0 where it is loaded and
+            has a slot.
         session_here: Whether it served the request's session last.
         exact: Whether ``cached_tokens`` was told by the engine's events, not guessed.
         prefill_id: The other endpoint that would compute the prompt, or None.
         busy_ratio: Share of the last seconds in which it was computing prompts.
+        evict_ms: What giving that adapter a slot costs requests for others.
 
     """
 
@@ -61,6 +63,7 @@ class Candidate:
     exact: bool = False
     prefill_id: EndpointId | None = None
     busy_ratio: float = 0.0
+    evict_ms: float = 0.0
 
     def work_ms(self, prompt_tokens: int) -> float:
         """Return what computing the uncached part of a prompt takes there, by itself."""

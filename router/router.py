@@ -6,47 +6,31 @@ One owner calls it, synchronously, with the time. The gateway and the twin use t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
+from headrace.core.adapter import AdapterSpec
 from headrace.core.endpoint import BlockScheme, EndpointView
 from headrace.core.errors import ModelNotFound, NoEndpoint
 from headrace.core.ids import EndpointId, ModelName, RequestId
 from headrace.core.record import Usage
 from headrace.core.request import RouteRequest
-from kvcache.index import IndexLimits
+from router.adapters import AdapterBook
 from router.candidates import Candidates, Sessions
 from router.catalog import DEFAULT_POLICY, make_policy
 from router.decide import Decision, decide, tie_rng
 from router.disaggregation import prefill_half
 from router.endpoints import Endpoints
-from router.held import Held, HeldRequests, HoldLimits
+from router.held import Held, HeldRequests
 from router.ledger import Ledger, resident_tokens
 from router.memory import memory_reader
+from router.options import Options
 from router.others import OtherReplicas
 from router.policy import TIME_UNIT, Candidate
 from router.prefixes import Cached, Prefixes
 from router.reserve import ReserveObserver
 from router.unseen import Unseen
 
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What a router may be told beyond its policy.
-
-    Attributes:
-        seed: Of the chance that breaks ties.
-        time_scale: Engine seconds per second of ``now_s``; not 1 only for simulated engines that
-            outrun the clock. Policies weigh engine milliseconds against constants of their own,
-            so a fleet at any scale is routed as one at 1 would be.
-        hold: When requests are held back.
-        index: Bounds of each prefix index.
-
-    """
-
-    seed: int = 0
-    time_scale: float = 1.0
-    hold: HoldLimits = field(default_factory=HoldLimits)
-    index: IndexLimits = field(default_factory=IndexLimits)
+__all__ = ["Options", "Router"]
 
 
 @dataclass(slots=True)
@@ -56,6 +40,7 @@ class _Sent:
     request: RouteRequest
     endpoint_id: EndpointId
     cached_tokens: float
+    sent_s: float  # engine seconds
     half_id: RequestId | None = None  # of its prompt's half, if another endpoint has that
 
 
@@ -69,6 +54,7 @@ class Router:
 
     Attributes:
         prefixes: What endpoints hold; whoever follows KV events tells it.
+        adapters: Which adapters they have; whoever loads and unloads them tells it.
         others: Takes what other gateway replicas have in flight.
         policy_name: The policy's name in the catalogue.
         seed: Of the chance that breaks ties.
@@ -87,6 +73,7 @@ class Router:
         self.seed = self._options.seed
         self.time_scale = self._options.time_scale
         self.prefixes = Prefixes(self._options.index)
+        self.adapters = AdapterBook()
         self._policy = make_policy(policy)
         self._memory = memory_reader(self._policy)
         self._observer = observer
@@ -100,9 +87,10 @@ class Router:
             self._endpoints,
             self._ledger,
             self.prefixes,
-            self._sessions,
-            self._unseen,
-            self._options.time_scale,
+            sessions=self._sessions,
+            unseen=self._unseen,
+            adapters=self.adapters,
+            time_scale=self._options.time_scale,
         )
         self.others = OtherReplicas(
             self._ledger, self.prefixes, self._endpoints, self._unseen, self._options.time_scale
@@ -115,7 +103,12 @@ class Router:
 
     # Endpoints.
 
-    def set_endpoints(self, endpoints: Iterable[EndpointView]) -> None:
+    def set_adapters(self, adapters: Iterable[AdapterSpec]) -> None:
+        """Replace the list of adapters that endpoints of their base model can be given."""
+        self.adapters.set_specs(adapters)
+        self._endpoints.set_adapters(self.adapters.specs)
+
+    def set_endpoints(self, endpoints: Iterable[EndpointView], now_s: float = 0.0) -> None:
         """Replace the list of endpoints with the whole of the new one.
 
         An endpoint that went down, or vanished, is taken to have lost its cache. ``placed`` tells
@@ -125,6 +118,7 @@ class Router:
             self.prefixes.gone(endpoint_id)
         self._unseen.endpoints(self._endpoints.ids())
         self._ledger.forget_idle(self._endpoints.ids())
+        self.adapters.set_endpoints(self._endpoints.all(), now_s * self.time_scale)
         for view in self._endpoints.all():
             if view.load is not None:
                 at_s = view.load.at_s * self.time_scale
@@ -199,7 +193,7 @@ class Router:
         cached = self.prefixes.cached(request, engine_s)
         if self._policy.holds and views and self._held.has_room():
             tokens, limits = resident_tokens(request), self._options.hold
-            if not any(self._known.room(view, limits, engine_s) >= tokens for view in views):
+            if not any(self._known.has_room(request, v, limits, engine_s) for v in views):
                 self._held.add(Held(request, exclude, engine_s, tokens, cached, attempt))
                 return None
         candidates = self._candidates(request, views, cached, exclude, engine_s)
@@ -225,8 +219,8 @@ class Router:
         """Send the first held request that an opening suits; None if there is none."""
         engine_s = now_s * self.time_scale
         openings = self._known.openings(self._options.hold, engine_s)
-        for held in self._held.ranked(openings, self._endpoints.admits, engine_s):
-            fitting = frozenset(o.endpoint_id for o in openings if o.room_tokens >= held.tokens)
+        for held in self._held.ranked(openings, self._known.admits, engine_s):
+            fitting = self._known.fitting(held, openings)
             decision = self._send_held(held, fitting, now_s)
             if decision is not None:
                 self._held.remove(held.request.request_id)
@@ -327,8 +321,9 @@ class Router:
         self, request: RouteRequest, endpoint_id: EndpointId, cached_tokens: float, now_s: float
     ) -> None:
         engine_s = now_s * self.time_scale
-        reserve = self._ledger.dispatched(request, endpoint_id, cached_tokens, engine_s)
-        self._sent[request.request_id] = _Sent(request, endpoint_id, cached_tokens)
+        load_ms = self.adapters.dispatched(endpoint_id, request.model, engine_s)
+        reserve = self._ledger.dispatched(request, endpoint_id, cached_tokens, engine_s, load_ms)
+        self._sent[request.request_id] = _Sent(request, endpoint_id, cached_tokens, engine_s)
         kv_tokens = self._endpoints.get(endpoint_id).speed.kv_tokens
         self.prefixes.sent(endpoint_id, request, kv_tokens, engine_s)
         if self._observer is not None:
@@ -369,6 +364,9 @@ class Router:
         """
         self._ledger.released(request_id, now_s * self.time_scale)
         sent = self._sent.pop(request_id, None)
+        if sent is not None:
+            engine_s = now_s * self.time_scale
+            self.adapters.released(sent.endpoint_id, sent.request.model, sent.sent_s, engine_s)
         if sent is not None and usage is not None:
             self.prefixes.answered(sent.endpoint_id, sent.request, sent.cached_tokens, usage)
         if sent is not None and sent.half_id is not None:
@@ -388,6 +386,7 @@ class Router:
         """Assert the invariants of ledger and prefixes; called by tests and when idle."""
         self._ledger.check()
         self.prefixes.check()
+        self.adapters.check()
         assert all(self._ledger.has(request_id) for request_id in self._sent)
 
     # Small things.

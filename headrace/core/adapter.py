@@ -17,6 +17,8 @@ class AdapterSpec:
         source: URI of its files.
         rank: Of its matrices; None where nobody said.
         digest: ``sha256:`` and 64 hex digits over its files; None takes what is there.
+        replicas: Endpoints that are to have it always; None for as many as requests ask for.
+        pinned: Whether it stays where it has been loaded, however long nobody asks for it.
 
     """
 
@@ -25,3 +27,5 @@ class AdapterSpec:
     source: str
     rank: int | None = None
     digest: str | None = None
+    replicas: int | None = None
+    pinned: bool = False

@@ -19,4 +19,5 @@ def presumed_speed(spec: EngineSpec) -> Speed:
         shape.tokens / step_s,
         spec.blocks * spec.block_size,
         transfer_tokens_per_s=spec.kv_transfer_bytes_per_s / spec.model.kv_bytes_per_token,
+        adapter_swap_ms=spec.lora_load_s * 1_000.0,
     )

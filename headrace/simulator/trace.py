@@ -36,6 +36,7 @@ class TraceRequest:
             that send it back; empty when unknown.
         session: Key of the conversation it belongs to, or None.
         priority: Higher is served first (the glossary's sense).
+        adapter: The LoRA adapter it asks for, or None; ``hash_ids`` are then of that adapter alone.
 
     """
 
@@ -47,6 +48,7 @@ class TraceRequest:
     output_hash_ids: tuple[int, ...] = ()
     session: str | None = None
     priority: int = 0
+    adapter: str | None = None
 
 
 _Row = tuple[str, Mapping[str, object]]  # where ("file:line"), and the record

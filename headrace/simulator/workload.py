@@ -79,6 +79,7 @@ def engine_request(
         block_keys(request, number, block_size),
         output_keys(request, number, block_size),
         priority=-request.priority,
+        adapter=request.adapter,
     )
 
 

@@ -8,6 +8,7 @@ from itertools import zip_longest
 
 from typing_extensions import override
 
+from headrace.core.adapter import AdapterSpec
 from headrace.core.endpoint import BlockScheme, EndpointView, EngineLoad
 from headrace.core.ids import EndpointId, RequestId
 from headrace.core.record import Usage
@@ -28,6 +29,7 @@ class ProductionRouter(Placement, Splitting):
         kv_events: Whether it follows KV events, or estimates what engines hold.
         options: Of the router.
         observer: Of its reserves.
+        adapters: That requests may ask for; every engine knows all of them.
 
     """
 
@@ -41,9 +43,12 @@ class ProductionRouter(Placement, Splitting):
         kv_events: bool = True,
         options: Options | None = None,
         observer: ReserveObserver | None = None,
+        adapters: Sequence[AdapterSpec] = (),
     ) -> None:
         self.kv_events = kv_events
         self.router = Router(policy, replace(options or Options(), seed=seed), observer)
+        self._adapters = tuple(adapters)
+        self._names = tuple(adapter.name for adapter in self._adapters)
         self._views: dict[EndpointId, EndpointView] = {}
 
     @override
@@ -53,8 +58,11 @@ class ProductionRouter(Placement, Splitting):
         scheme: BlockScheme,
         truth: Callable[[EndpointId], EngineTruth],
     ) -> None:
-        self._views = {view.endpoint_id: view for view in views}
-        self.router.set_endpoints(views)
+        self._views = {
+            view.endpoint_id: replace(view, models=(*view.models, *self._names)) for view in views
+        }
+        self.router.set_adapters(self._adapters)
+        self.router.set_endpoints(self._views.values())
         if self.kv_events:
             for view in views:
                 self.router.prefixes.scheme(view.endpoint_id, scheme)
@@ -95,7 +103,7 @@ class ProductionRouter(Placement, Splitting):
     @override
     def reported(self, endpoint_id: EndpointId, load: EngineLoad, now_s: float) -> Sequence[Placed]:
         self._views[endpoint_id] = replace(self._views[endpoint_id], load=load)
-        self.router.set_endpoints(self._views.values())
+        self.router.set_endpoints(self._views.values(), now_s)
         return self.pump(now_s)
 
     @override

@@ -50,6 +50,7 @@ class EngineTotals:
     busy_s: float
     computed_tokens: int
     preemptions: int
+    adapter_loads: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ class _Twin:
             known = {_scheme(self.block_tokens): engine_side.block_keys}  # type: ignore[dict-item]
         request = RouteRequest(
             request_id,
-            _MODEL,
+            _MODEL if trace.adapter is None else ModelName(trace.adapter),
             trace.prompt_tokens,
             blocks=_routing_blocks(trace, number),
             block_tokens=float(ROUTE_BLOCK_TOKENS),
@@ -282,6 +283,7 @@ def run_placement(
                 (_MODEL,),
                 role=spec.role,
                 speed=presumed_speed(spec),
+                adapter_slots=spec.max_loras,
             )
         )
     twin.splits = any(spec.role is Role.PREFILL for spec in specs)
@@ -304,7 +306,11 @@ def run_placement(
         wall_s=time.perf_counter() - started_s,
         engines=[
             EngineTotals(
-                endpoint_id, counters.busy_s, counters.computed_tokens, counters.preemptions
+                endpoint_id,
+                counters.busy_s,
+                counters.computed_tokens,
+                counters.preemptions,
+                counters.adapter_loads,
             )
             for endpoint_id, counters in (
                 (endpoint_id, actor.engine.counters) for endpoint_id, actor in twin.engines.items()

@@ -90,7 +90,7 @@ def time_terms(
     full = FULL_WEIGHT * work * used / (1.0 - used)
     return Terms(
         c.endpoint_id,
-        c.queued_ms + c.load_ms + c.transfer_ms + prefill + others + harm + full,
+        c.queued_ms + c.load_ms + c.transfer_ms + prefill + others + harm + full + c.evict_ms,
         (
             ("queue", c.queued_ms),
             ("adapter", c.load_ms),
@@ -99,6 +99,7 @@ def time_terms(
             ("others", others),
             ("decode", harm),
             ("kv", full),
+            *((("evict", c.evict_ms),) if c.evict_ms else ()),
         ),
         c.prefill_id,
     )
