@@ -262,6 +262,36 @@ def test_a_leader_that_cannot_reach_the_server_stops_before_others_may_take_over
     run_virtual(story())
 
 
+def test_a_late_answer_makes_nobody_lead_for_longer() -> None:
+    class SlowAnswers(Link):
+        @override
+        async def write(self, lease: Lease) -> Lease:
+            sent_s.append(asyncio.get_running_loop().time())
+            written = await super().write(lease)
+            await asyncio.sleep(4)
+            return written
+
+    sent_s: list[float] = []
+
+    async def story() -> None:
+        world = World(7, 1)
+        clock = VirtualClock()
+        link = SlowAnswers(world.server, world.network, 0)
+        elector = Elector(link, "slow", TERMS, clock, Random(0))
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(elector.run(world.candidates[0].work))
+            await asyncio.sleep(4.1)
+            assert elector.leads
+            world.network.cut_off.add(0)
+            await asyncio.sleep(sent_s[0] + TERMS.renew_s - clock.now_s() - 0.1)
+            assert elector.leads
+            await asyncio.sleep(0.2)
+            assert not elector.leads
+            task.cancel()
+
+    run_virtual(story())
+
+
 def test_one_call_renews_a_lease_and_a_short_outage_changes_nothing() -> None:
     async def story() -> None:
         world = World(4, 1)
