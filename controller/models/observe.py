@@ -23,19 +23,22 @@ def owner_of(service: Object) -> Owner:
 
 
 def observe(
-    service: Object, spec: ModelServiceSpec, pods: Iterable[Object], others: Iterable[Object]
+    service: Object,
+    spec: ModelServiceSpec,
+    replicas: Iterable[Replica],
+    others: Iterable[tuple[str, Object]],
 ) -> Observed:
     """Put what is there into one value.
 
     Args:
         service: The ModelService.
         spec: Its spec, read.
-        pods: That carry its label and are its own.
-        others: Other objects of its own: stored templates, budgets.
+        replicas: That carry its label and are its own.
+        others: Other objects of its own, each with its kind: stored templates, budgets.
 
     """
     owner = owner_of(service)
-    by_name = {(str(other["kind"]), str(other["metadata"]["name"])): other for other in others}
+    by_name = {(kind, str(other["metadata"]["name"])): other for kind, other in others}
     templates = {
         other["data"]["revision"]: other["data"]["template"]
         for (kind, _), other in by_name.items()
@@ -45,7 +48,7 @@ def observe(
     return Observed(
         owner=owner,
         spec=spec,
-        replicas=tuple(sorted((replica(pod) for pod in pods), key=lambda r: r.name)),
+        replicas=tuple(sorted(replicas, key=lambda replica: replica.name)),
         memory=memory_of(status),
         templates=templates,
         status=status,
@@ -59,7 +62,34 @@ def is_owned(obj: Object, uid: str) -> bool:
     return any(reference.get("uid") == uid for reference in references)
 
 
-def replica(pod: Object) -> Replica:
+def cluster_as_replica(cluster: Object, head: Object | None) -> Replica:
+    """Return a RayCluster as a replica: its head serves, so what is said of that is said of it.
+
+    Args:
+        cluster: The RayCluster.
+        head: The pod of its head, once there is one.
+
+    """
+    metadata = cluster["metadata"]
+    labels = metadata.get("labels", {})
+    base = pod_as_replica(head) if head is not None else None
+    failed = cluster.get("status", {}).get("state") == "failed"
+    return Replica(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        variant=labels.get(VARIANT_LABEL, ""),
+        revision=labels.get(REVISION_LABEL, ""),
+        kind="RayCluster",
+        ready=base is not None and base.ready and not base.ending,
+        ending="deletionTimestamp" in metadata,
+        failed=failed,
+        created_s=seconds(metadata.get("creationTimestamp")),
+        restarts=base.restarts if base is not None else 0,
+        why=base.why if base is not None else "its head has not been made yet",
+    )
+
+
+def pod_as_replica(pod: Object) -> Replica:
     """Return a pod as a replica."""
     metadata, status = pod["metadata"], pod.get("status", {})
     labels = metadata.get("labels", {})

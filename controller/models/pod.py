@@ -12,6 +12,7 @@ import orjson
 from controller.api.base import API_VERSION
 from controller.api.model_service import KIND, Engine, ModelServiceSpec, Variant
 from controller.models.engines import FINISH_S, Command, command
+from controller.models.ray import NODES, cluster, spanning
 from controller.models.state import Owner
 from controller.models.words import (
     CACHE_FOLDER,
@@ -53,12 +54,16 @@ class Images:
         headrace: Our own: sidecar and simulated engines.
         engines: By engine.
         pull_policy: Of all of them.
+        ray_version: Of the Ray in engines' images, for replicas that span machines.
+        gate: Text of the program that waits for all machines of such a replica.
 
     """
 
     headrace: str
     engines: Mapping[Engine, str]
     pull_policy: str = "IfNotPresent"
+    ray_version: str = ""
+    gate: str = ""
 
 
 def served_name(owner: Owner, spec: ModelServiceSpec) -> str:
@@ -83,7 +88,7 @@ def template(
         assert spec.model.source is not None
         sidecars.insert(0, _fetch(spec.model.source, images))
     extras = spec.pod
-    return {
+    made = {
         "labels": {
             **extras.labels,
             SERVICE_LABEL: owner.name,
@@ -112,6 +117,9 @@ def template(
             }
         ),
     }
+    if variant.nodes == 1:
+        return made
+    return spanning(made, variant, images.ray_version, images.gate)
 
 
 def revision(template: Mapping[str, Any]) -> str:
@@ -119,8 +127,16 @@ def revision(template: Mapping[str, Any]) -> str:
     return hashlib.sha256(orjson.dumps(template, option=orjson.OPT_SORT_KEYS)).hexdigest()[:10]
 
 
-def pod(owner: Owner, name: str, template: Mapping[str, Any], revision: str) -> dict[str, Any]:
-    """Return one pod made from a template."""
+def replica(owner: Owner, name: str, template: Mapping[str, Any], revision: str) -> dict[str, Any]:
+    """Return the object of one replica made from a template: a pod, or a cluster of several."""
+    if NODES not in template:
+        return _pod(owner, name, template, revision)
+    made = cluster(name, owner.namespace, template, revision)
+    made["metadata"]["ownerReferences"] = [owner_reference(owner)]
+    return made
+
+
+def _pod(owner: Owner, name: str, template: Mapping[str, Any], revision: str) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "Pod",

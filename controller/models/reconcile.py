@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from controller.api.model_service import Variant
-from controller.models.pod import Images, owner_reference, pod, revision, template
+from controller.models.pod import Images, owner_reference, replica, revision, template
 from controller.models.rollout import Wanted, moves, names
 from controller.models.spread import spread
 from controller.models.state import (
@@ -76,8 +76,8 @@ def _variant(
     used = newest if decided.revision == wanted.revision else observed.templates[decided.revision]
     stem = f"{owner.name}-{variant.name}-{decided.revision[:5]}"
     fresh = names(stem, replicas, decided.create)
-    actions += [Create(pod(owner, name, used, decided.revision)) for name in fresh]
-    actions += [Delete(replica.kind, replica.name, replica.uid) for replica in decided.delete]
+    actions += [Create(replica(owner, name, used, decided.revision)) for name in fresh]
+    actions += [Delete(gone.kind, gone.name, gone.uid) for gone in decided.delete]
     return VariantView(variant.name, count, decided, replicas), actions
 
 
@@ -88,8 +88,8 @@ def _of_no_variant(observed: Observed, views: list[VariantView]) -> Iterator[Act
     missing = sum(max(0, view.wanted - sum(r.ready for r in view.replicas)) for view in views)
     keep = max(0, missing - observed.spec.rollout.max_unavailable)
     serving = sorted((r for r in others if r.ready), key=lambda r: (r.created_s, r.name))
-    for replica in (*(r for r in others if not r.ready), *serving[keep:]):
-        yield Delete(replica.kind, replica.name, replica.uid)
+    for gone in (*(r for r in others if not r.ready), *serving[keep:]):
+        yield Delete(gone.kind, gone.name, gone.uid)
 
 
 def _stored(
@@ -116,7 +116,7 @@ def _stored(
 
 
 def _unused_templates(observed: Observed, views: list[VariantView]) -> Iterator[Action]:
-    needed = {replica.revision for replica in observed.replicas if not replica.ending}
+    needed = {there.revision for there in observed.replicas if not there.ending}
     for view in views:
         memory = view.moves.memory
         needed |= {memory.revision, memory.stable, memory.failed}

@@ -7,7 +7,7 @@ from typing import Final
 import typer
 
 import headrace
-from headrace.cli.commands import config, explain, gateway, replay, runtime, twin, up
+from headrace.cli.commands import config, controller, explain, gateway, replay, runtime, twin, up
 
 app: Final = typer.Typer(
     help="Headrace: a control plane for LLM inference.",
@@ -21,6 +21,7 @@ app.command("gateway")(gateway.gateway)
 app.command("replay")(replay.replay)
 app.command("twin")(twin.twin)
 app.command("explain")(explain.explain)
+app.command("controller")(controller.controller)
 app.command("runtime")(runtime.runtime)
 app.command("fetch")(runtime.fetch)
 app.add_typer(config.app, name="config")

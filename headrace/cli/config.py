@@ -9,6 +9,7 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from controller.config import ControllerSettings
 from controller.fleets.config import FleetSettings
 from gateway.config import GatewaySettings
 from headrace.runtime.config import EndpointSettings, ProbeSettings
@@ -167,6 +168,11 @@ class FrontSettings(BaseModel):
 
 
 KINDS: Final[Mapping[str, type[BaseModel]]] = MappingProxyType(
-    {"up": UpSettings, "gateway": FrontSettings, "runtime": RuntimeSettings}
+    {
+        "up": UpSettings,
+        "gateway": FrontSettings,
+        "runtime": RuntimeSettings,
+        "controller": ControllerSettings,
+    }
 )
 """Settings classes by the kind that ``headrace config`` names them."""

@@ -1,0 +1,144 @@
+"""Carries out what was decided about a service. Writes to the API server."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable, Mapping
+from contextlib import suppress
+from types import MappingProxyType
+from typing import Any, Final
+
+from controller.api.base import API_VERSION
+from controller.api.model_service import KIND
+from controller.models.state import Action, Apply, Create, Delete, Object, SetStatus, Tell
+from headrace.core.clock import Clock
+from headrace.service.kube.errors import KubeConflict, KubeExists, KubeNotFound
+from headrace.service.kube.events import Recorder
+from headrace.service.kube.resource import (
+    CONTROLLER_REVISIONS,
+    MODEL_SERVICES,
+    PDBS,
+    PODS,
+    RAY_CLUSTERS,
+    Key,
+    Resource,
+    key_of,
+)
+from headrace.service.kube.writes import Writes
+
+KINDS: Final[Mapping[str, Resource]] = MappingProxyType(
+    {resource.kind: resource for resource in (PODS, CONTROLLER_REVISIONS, PDBS, RAY_CLUSTERS)}
+)
+
+UNSEEN_S: Final = 30.0
+"""How long a write that no watch has shown yet is trusted to have happened."""
+
+UNSEEN: Final = 65_536
+"""Most such writes remembered."""
+
+
+class Recent:
+    """Writes that the caches may not show yet, so that they are not made twice.
+
+    Making them twice would do no harm, as names and uids are in them; it would cost calls.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._made: OrderedDict[Hashable, tuple[float, object]] = OrderedDict()
+
+    def is_made(self, what: Hashable, value: object = None) -> bool:
+        """Whether this very thing was written a moment ago."""
+        at_s, written = self._made.get(what, (float("-inf"), None))
+        return self._clock.now_s() - at_s < UNSEEN_S and written == value
+
+    def made(self, what: Hashable, value: object = None) -> None:
+        """Remember a write."""
+        self._made[what] = (self._clock.now_s(), value)
+        self._made.move_to_end(what)
+        while len(self._made) > UNSEEN:
+            self._made.popitem(last=False)
+
+    def forget(self, what: Hashable) -> None:
+        """Take note that it has to be made again, should it be wanted."""
+        self._made.pop(what, None)
+
+
+class Acting:
+    """Does what decisions say, in their order; one owner."""
+
+    def __init__(self, writes: Writes, recorder: Recorder, clock: Clock) -> None:
+        self._writes = writes
+        self._recorder = recorder
+        self._recent = Recent(clock)
+
+    async def act(self, service: Object, actions: tuple[Action, ...]) -> None:
+        """Carry out what was decided about one service.
+
+        Raises:
+            KubeError: at the first call that fails; what comes after it is decided anew.
+
+        """
+        for action in actions:
+            match action:
+                case Create(manifest):
+                    await self._create(manifest)
+                case Apply(manifest):
+                    await self._apply(manifest)
+                case Delete(kind, name, uid):
+                    await self._delete(KINDS[kind], (key_of(service)[0], name), uid)
+                case SetStatus(status):
+                    await self._set_status(service, status)
+                case Tell(warning, reason, message):
+                    self._recorder.event(
+                        {**service, "apiVersion": API_VERSION, "kind": KIND},
+                        "Warning" if warning else "Normal",
+                        reason,
+                        message,
+                    )
+
+    async def _create(self, manifest: Object) -> None:
+        what = ("create", manifest["kind"], key_of(manifest), owner_uid(manifest))
+        if self._recent.is_made(what):
+            return
+        with suppress(KubeExists):  # made before, by us or by who led before us
+            await self._writes.create(KINDS[manifest["kind"]], manifest)
+        self._recent.made(what)
+
+    async def _apply(self, manifest: Object) -> None:
+        what = ("apply", manifest["kind"], key_of(manifest))
+        if self._recent.is_made(what, manifest):
+            return
+        await self._writes.apply(KINDS[manifest["kind"]], manifest)
+        self._recent.made(what, manifest)
+
+    async def _delete(self, resource: Resource, key: Key, uid: str) -> None:
+        what = ("delete", uid)
+        if self._recent.is_made(what):
+            return
+        with suppress(KubeConflict):  # another of that name is there
+            await self._writes.delete(resource, *key, uid=uid)
+        self._recent.made(what)
+
+    async def _set_status(self, service: Object, status: Object) -> None:
+        namespace, name = key_of(service)
+        what = ("status", service["metadata"]["uid"])
+        if self._recent.is_made(what, status):
+            return
+        body: dict[str, Any] = {
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            "metadata": {"namespace": namespace, "name": name, "uid": service["metadata"]["uid"]},
+            "status": dict(status),
+        }
+        try:
+            await self._writes.apply_status(MODEL_SERVICES, body)
+        except (KubeNotFound, KubeConflict):
+            return  # the service is gone, or is another one by now
+        self._recent.made(what, status)
+
+
+def owner_uid(manifest: Object) -> str:
+    """Return whose object it is: one of the same name for a later service is another."""
+    references = manifest["metadata"].get("ownerReferences") or [{}]
+    return str(references[0].get("uid", ""))

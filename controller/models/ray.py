@@ -1,0 +1,86 @@
+"""The RayCluster of one replica that spans several machines. Pure.
+
+It is the pod of a single machine, put at the head of a cluster: same engine, same sidecar, same way
+to go. The engine starts once every node has joined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from controller.api.model_service import Variant
+from controller.fleets.ray.kuberay import API_VERSION, KIND, RayReplica, ray_cluster
+from controller.models.words import MANAGED_BY, REVISION_LABEL, SERVICE_LABEL, VARIANT_LABEL
+
+NODES: Final = "nodes"
+"""Key of a stored template under which a replica of several machines keeps what the pod's template
+does not say."""
+
+_OF_THE_ENGINE: Final = ("imagePullPolicy", "lifecycle", "startupProbe", "livenessProbe")
+
+
+def spanning(
+    template: dict[str, Any], variant: Variant, ray_version: str, gate: str
+) -> dict[str, Any]:
+    """Return a template that also says over how many machines its replicas span.
+
+    Args:
+        template: Of a single machine.
+        variant: The replica's.
+        ray_version: Of the Ray in the engine's image.
+        gate: The program that waits for all nodes.
+
+    """
+    said = {
+        "count": variant.nodes,
+        "cards": variant.cards_per_node,
+        "ray_version": ray_version,
+        "gate": gate,
+    }
+    return {**template, NODES: said}
+
+
+def cluster(
+    name: str, namespace: str, template: Mapping[str, Any], revision: str
+) -> dict[str, Any]:
+    """Return the RayCluster of one replica, made from a template that spans machines."""
+    nodes, pod = template[NODES], template["spec"]
+    [engine] = pod["containers"]
+    labels = {**template["labels"], REVISION_LABEL: revision}
+    replica = RayReplica(
+        name=name,
+        namespace=namespace,
+        image=engine["image"],
+        ray_version=nodes["ray_version"],
+        command=(*engine["command"], *engine["args"]),
+        nodes=nodes["count"],
+        cards_per_node=nodes["cards"],
+        resources=engine["resources"]["requests"],
+        ports={port["name"]: port["containerPort"] for port in engine["ports"]},
+        labels=labels,
+        worker_labels={
+            MANAGED_BY[0]: MANAGED_BY[1],
+            f"{SERVICE_LABEL}-node": labels[SERVICE_LABEL],
+            VARIANT_LABEL: labels[VARIANT_LABEL],
+        },
+        annotations=template["annotations"],
+        grace_s=pod["terminationGracePeriodSeconds"],
+    )
+    made = ray_cluster(replica, nodes["gate"])
+    group = made["spec"]["headGroupSpec"]["template"]["spec"]
+    workers = made["spec"]["workerGroupSpecs"][0]["template"]["spec"]
+    [head] = group["containers"]
+    head |= {key: engine[key] for key in _OF_THE_ENGINE if key in engine}
+    head["env"] += engine["env"]
+    head["securityContext"] = engine["securityContext"]
+    head["volumeMounts"] += [m for m in engine["volumeMounts"] if m["name"] != "shm"]
+    group["volumes"] += [v for v in pod["volumes"] if v["name"] != "shm"]
+    group |= {key: value for key, value in pod.items() if key not in group}
+    placed = ("nodeSelector", "tolerations", "imagePullSecrets", "priorityClassName")
+    workers |= {key: pod[key] for key in placed if key in pod}
+    workers["containers"][0]["imagePullPolicy"] = engine["imagePullPolicy"]
+    return made
+
+
+__all__ = ["API_VERSION", "KIND", "NODES", "cluster", "spanning"]
