@@ -51,11 +51,16 @@ ConfigMap
 {{- end -}}
 
 {{- define "headrace.controllerConfig" -}}
-{{- $known := dict "image" (include "headrace.image" .) -}}
+{{- $known := dict "image" (include "headrace.image" .) "pull_policy" .Values.image.pullPolicy "lease" (dict "name" (include "headrace.leaseName" .)) -}}
 {{- with .Values.watchNamespace -}}
 {{- $_ := set $known "namespace" . -}}
 {{- end -}}
 {{- mergeOverwrite $known (deepCopy .Values.controller.config) | toYaml -}}
+{{- end -}}
+
+{{/* Of each release its own: two in one namespace elect two leaders. */}}
+{{- define "headrace.leaseName" -}}
+{{- dig "lease" "name" (printf "%s-controller" (include "headrace.fullname" .)) .Values.controller.config -}}
 {{- end -}}
 
 {{- define "headrace.gatewayPort" -}}

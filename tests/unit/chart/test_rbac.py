@@ -6,7 +6,7 @@ from typing import Final
 
 import pytest
 
-from tests.support.chart import NAMESPACE, Object, of_kind, one, rendered
+from tests.support.chart import NAMESPACE, Object, of_kind, one, rendered, settings_file
 
 READ: Final = frozenset({"get", "list", "watch"})
 MAKE: Final = READ | {"create", "delete"}
@@ -29,7 +29,6 @@ ALLOWED: Final[dict[str, dict[str, frozenset[str]]]] = {
         "events.k8s.io/events": frozenset({"create", "patch"}),
     },
 }
-LEASES: Final = {"coordination.k8s.io/leases": frozenset({"get", "create", "update"})}
 
 
 def granted(role: Object) -> dict[str, frozenset[str]]:
@@ -66,20 +65,25 @@ def test_with_one_namespace_it_may_do_so_only_there(component: str) -> None:
     assert not of_kind(made, "ClusterRole", "ClusterRoleBinding")
 
 
-def test_leaders_are_elected_where_the_release_is() -> None:
-    for values in ({}, {"watchNamespace": "models"}):
-        role = one(rendered(values), "Role", "headrace-leader-election")
-        assert granted(role) == LEASES
+def test_a_leader_is_elected_where_the_release_is_and_by_its_own_lease() -> None:
+    for release in ("headrace", "headrace-two"):
+        made = rendered({"watchNamespace": "models"}, release)
+        role = one(made, "Role", f"{release}-leader-election")
         assert role["metadata"]["namespace"] == NAMESPACE
+        lease = settings_file(made, "controller", release)["lease"]["name"]
+        kind = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"]}
+        assert role["rules"] == [
+            {**kind, "verbs": ["create"]},  # cannot be limited to a name
+            {**kind, "resourceNames": [lease], "verbs": ["get", "update"]},
+        ]
 
 
 def test_nothing_is_granted_by_wildcard_and_no_secret_to_anyone() -> None:
     for role in of_kind(rendered({}), "Role", "ClusterRole"):
-        for what, verbs in granted(role).items():
-            assert "*" not in what
-            assert "*" not in verbs
-            assert not what.startswith("/secrets")
-            assert not {"escalate", "bind", "impersonate"} & verbs
+        for rule in role["rules"]:
+            assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
+            assert "secrets" not in rule["resources"]
+            assert not {"escalate", "bind", "impersonate"} & set(rule["verbs"])
 
 
 def test_people_who_may_edit_a_namespace_may_edit_its_models() -> None:

@@ -241,10 +241,14 @@ def test_the_gateway_watches_the_namespace_it_may_watch() -> None:
 
 
 def test_the_controller_is_told_its_namespace_and_the_image_of_sidecars() -> None:
-    read = settings_file(
-        rendered({"watchNamespace": "models", "image": {"tag": "9.9"}}), "controller"
-    )
-    assert read == {"image": "headrace:9.9", "namespace": "models"}
+    image = {"tag": "9.9", "pullPolicy": "Never"}
+    made = rendered({"watchNamespace": "models", "image": image})
+    assert settings_file(made, "controller") == {
+        "image": "headrace:9.9",
+        "lease": {"name": "headrace-controller"},
+        "namespace": "models",
+        "pull_policy": "Never",
+    }
 
 
 def test_large_numbers_reach_the_settings_as_they_are() -> None:
