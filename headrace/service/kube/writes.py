@@ -51,16 +51,16 @@ class Writes:
         self._manager = {"fieldManager": field_manager}
         self._clock = clock or RealClock()
 
-    async def apply(self, resource: Resource, obj: Object, *, force: bool = True) -> dict[str, Any]:
+    async def apply(self, resource: Resource, obj: Object) -> dict[str, Any]:
         """Make the fields in ``obj`` what it says, creating it where need be; return what is there.
 
-        With ``force``, fields of another manager become ours; else they are a ``KubeConflict``.
+        Fields that another manager owns become ours.
         """
-        return await self._apply(resource, obj, "", force=force)
+        return await self._apply(resource, obj, "")
 
     async def apply_status(self, resource: Resource, obj: Object) -> dict[str, Any]:
         """Do the same with ``obj["status"]``; everything else in it only says which object."""
-        return await self._apply(resource, obj, "status", force=True)
+        return await self._apply(resource, obj, "status")
 
     async def create(self, resource: Resource, obj: Object) -> dict[str, Any]:
         """Create an object; ``KubeExists`` where one of its name is there."""
@@ -127,12 +127,9 @@ class Writes:
             return False
         return True
 
-    async def _apply(
-        self, resource: Resource, obj: Object, subresource: str, *, force: bool
-    ) -> dict[str, Any]:
+    async def _apply(self, resource: Resource, obj: Object, subresource: str) -> dict[str, Any]:
         call = Call("apply", resource, *key_of(obj), subresource)
-        params = {**self._manager, "force": "true" if force else "false"}
-        return await self._send(call, _typed(resource, obj), params)
+        return await self._send(call, _typed(resource, obj), {**self._manager, "force": "true"})
 
     async def _send(
         self, call: Call, body: Mapping[str, Any], params: Mapping[str, str]
