@@ -1,4 +1,4 @@
-"""``python -m tests.kube up|down|status``: a real Kubernetes cluster on this machine."""
+"""``python -m tests.kube up|load|status|down``: a real Kubernetes cluster on this machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ FOLDER = Path(tempfile.gettempdir()) / "headrace-kube"
 def main() -> int:
     """Run the command; return the process's exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.kube", description=__doc__)
-    parser.add_argument("command", choices=["up", "down", "status"])
+    parser.add_argument("command", choices=["up", "load", "status", "down"])
+    parser.add_argument("images", type=Path, nargs="*", help="for load: image archives")
     parser.add_argument("--dir", type=Path, default=FOLDER, help="where the cluster lives")
     parser.add_argument("--nodes", type=int, default=1, help="real nodes")
     parser.add_argument("--kubeconfig", type=Path, help="also write the administrator's here")
@@ -31,6 +32,10 @@ def main() -> int:
     cluster = Cluster.attach(chosen.dir)
     if chosen.command == "down":
         cluster.down(keep_logs=chosen.keep_logs)
+        return 0
+    if chosen.command == "load":
+        for archive in chosen.images:
+            cluster.load_image(archive.resolve())
         return 0
     return _status(cluster)
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 
 from tests.kube import cgroups, images, network
 from tests.kube.control_plane import ControlPlane
@@ -24,6 +25,10 @@ NODE_READY_S = 60.0
 KUBECTL_LIMIT_S = 120.0
 STATE = "cluster.json"
 KWOK_BATCH = 500
+
+# An API server that is asked to stop waits up to a minute for its watches to end; this is long enough for
+# it to refuse new requests and finish those it has.
+API_STOP_S = 3.0
 
 # An API server that is asked to stop waits up to a minute for its watches to end; this is long enough for
 # it to refuse new requests and finish those it has.
@@ -45,7 +50,7 @@ class Cluster:
         self.plane = ControlPlane(folder, tools_dir(), plan)
         self.nodes: list[Node] = []
         self._daemons: dict[str, Daemon] = {}
-        self._kernel: dict[str, str] = {}
+        self._images = [images.pause_image()]
 
     @classmethod
     def up(cls, folder: Path, nodes: int = 1) -> Cluster:
@@ -73,12 +78,7 @@ class Cluster:
         """
         state = json.loads((folder / STATE).read_text())
         cluster = cls(folder, Addresses(state["net"]))
-        cluster._daemons = _read_daemons(state["daemons"])
-        cluster._kernel = state["kernel"]
-        cluster.nodes = [
-            Node(index, cluster.plane, tools_dir(), _read_daemons(daemons))
-            for index, daemons in enumerate(state["nodes"])
-        ]
+        cluster._recall()
         return cluster
 
     @property
@@ -118,21 +118,30 @@ class Cluster:
         return run(words, stdin, limit_s)
 
     def load_image(self, archive: Path) -> None:
-        """Import an image archive into every real node."""
+        """Import an image archive into every real node, and into those that are added later."""
+        self._images.append(archive)
+        self.save()
         for node in self.nodes:
             node.load_image(archive)
 
     def add_node(self) -> Node:
-        """Start one more real node and wait until it is ready; images are to be loaded again."""
+        """Start one more real node, with the images that were loaded; wait until it is ready."""
         node = self._start_node()
         self._wait_node(node)
         return node
 
-    def start_node(self, node: Node) -> None:
+    def lose_power(self, index: int) -> None:
+        """End every process of a node at once, pods included."""
+        self.nodes[index].lose_power()
+        self.save()
+
+    def start_node(self, index: int) -> None:
         """Start a node that lost power; images that it had are there again."""
+        node = self.nodes[index]
+        seen = self._ready_nodes("headrace.dev/test-node")
         node.start([other for other in self.nodes if other is not node and other.daemons])
         self.save()
-        self._wait_node(node)
+        self._wait_node(node, seen)
 
     def stop_kubelet(self, index: int = 0) -> None:
         """Kill a node's kubelet: after 30 s the control plane holds the node for lost."""
@@ -140,9 +149,11 @@ class Cluster:
         self.save()
 
     def start_kubelet(self, index: int = 0) -> None:
+        """Start it again and wait until it has reported."""
+        seen = self._ready_nodes("headrace.dev/test-node")
         self.nodes[index].start_kubelet()
         self.save()
-        self._wait_node(self.nodes[index])
+        self._wait_node(self.nodes[index], seen)
 
     def stop_apiserver(self) -> None:
         """Kill the API server, as a crash does."""
@@ -193,8 +204,9 @@ class Cluster:
 
     def down(self, *, keep_logs: bool = False) -> None:
         """End everything: processes, mounts, control groups, network; then the folder, or all but its logs."""
+        if (self.folder / STATE).exists():
+            self._recall()
         with ExitStack() as steps:  # the last first, each whatever becomes of the others
-            steps.callback(self._restore_kernel)
             steps.callback(cgroups.remove, self.plan.bridge)
             steps.callback(network.remove_bridge, self.plan)
             for daemon in self._daemons.values():
@@ -212,7 +224,7 @@ class Cluster:
         """Write down which processes make up the cluster."""
         state = {
             "net": self.plan.net,
-            "kernel": self._kernel,
+            "images": [str(archive) for archive in self._images],
             "daemons": {name: asdict(daemon) for name, daemon in self._daemons.items()},
             "nodes": [
                 {name: asdict(daemon) for name, daemon in node.daemons.items()}
@@ -222,9 +234,17 @@ class Cluster:
         (self.folder / STATE).touch(mode=0o600)
         (self.folder / STATE).write_text(json.dumps(state, indent=2))
 
+    def _recall(self) -> None:
+        """Learn what another object, or process, has done to the cluster since."""
+        state = json.loads((self.folder / STATE).read_text())
+        self._daemons = _read_daemons(state["daemons"])
+        self._images = [Path(archive) for archive in state["images"]]
+        self.nodes = [
+            Node(index, self.plane, tools_dir(), _read_daemons(daemons))
+            for index, daemons in enumerate(state["nodes"])
+        ]
+
     def _boot(self, nodes: int) -> None:
-        paths = {name: Path("/proc/sys", name) for name in KERNEL_SETTINGS}
-        self._kernel = {name: path.read_text().strip() for name, path in paths.items()}
         self.plane.prepare()
         self._keep([*self.plane.start_store(), *self.plane.start_api()])
         for _ in range(nodes):
@@ -236,17 +256,14 @@ class Cluster:
             self._wait_node(node)
         self._wait_account()
 
-    def _restore_kernel(self) -> None:
-        for name, value in self._kernel.items():
-            Path("/proc/sys", name).write_text(value)
-
     def _start_node(self) -> Node:
         node = Node(len(self.nodes), self.plane, tools_dir(), {})
         others = [other for other in self.nodes if other.daemons]
         self.nodes.append(node)
         try:
             node.start(others)
-            node.load_image(images.pause_image())
+            for archive in self._images:
+                node.load_image(archive)
         finally:
             self.save()
         return node
@@ -255,16 +272,28 @@ class Cluster:
         self._daemons |= {daemon.name: daemon for daemon in daemons}
         self.save()
 
-    def _wait_node(self, node: Node) -> None:
+    def _wait_node(self, node: Node, seen: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Wait until a node says that it is ready: anew, where it had said so before (``seen``)."""
+        chosen = f"headrace.dev/test-node={node.name}"
+
         def ready() -> bool:
-            try:
-                described = json.loads(self.kubectl("get", "node", node.name, "-o", "json"))
-            except CommandFailed:
-                return False
-            conditions = described["status"].get("conditions", ())
-            return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+            said = self._ready_nodes(chosen).get(node.name)
+            return said is not None and said != seen.get(node.name)
 
         wait_until(f"{node.name} is ready", ready, NODE_READY_S, self._daemons_of(node))
+
+    def _ready_nodes(self, selector: str) -> dict[str, str]:
+        """Return the ready nodes, each with when it last said so."""
+        try:
+            listed = json.loads(self.kubectl("get", "nodes", "-l", selector, "-o", "json"))
+        except CommandFailed:
+            return {}
+        return {
+            item["metadata"]["name"]: condition["lastHeartbeatTime"]
+            for item in listed["items"]
+            for condition in item["status"].get("conditions", ())
+            if condition["type"] == "Ready" and condition["status"] == "True"
+        }
 
     def _daemons_of(self, node: Node) -> list[Daemon]:
         return [*self._daemons.values(), *node.daemons.values()]

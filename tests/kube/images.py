@@ -78,11 +78,12 @@ def build_image(
         arguments: more build arguments.
         inputs: what the image depends on in ``context``; all of it when None.
     """
-    arguments = {**(arguments or {}), "BASE": base_image()}
+    arguments = {**(arguments or {}), "BASE": BASE_IMAGE}
     parts = [dockerfile.read_bytes(), name.encode(), repr(sorted(arguments.items())).encode()]
     parts += [_digest(path) for path in (inputs if inputs is not None else [context])]
     archive = _archive(name.rpartition("/")[2].replace(":", "-"), parts)
     if not archive.exists():
+        base_image()
         _build(context, dockerfile, name, archive, arguments)
     return archive
 

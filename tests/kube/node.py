@@ -23,6 +23,13 @@ PAUSE_IMAGE = "localhost/headrace-pause:1"
 # Folders that containerd, its shims and the kubelet use by fixed names: private to the node.
 PRIVATE = {"/run/containerd": "run", "/var/lib/kubelet": "kubelet", "/var/log": "var-log"}
 
+# What a kubelet sets for the whole machine (how to behave on a panic, and the like). It sets a file of the
+# node's instead, so that nothing of this machine is changed.
+KERNEL_SETTINGS = (
+    *("vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops"),
+    *("kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes"),
+)
+
 CONTAINERD = """version = 2
 root = "{root}"
 state = "{state}"
@@ -100,6 +107,10 @@ class Node:
         for at, kept in PRIVATE.items():
             (self.folder / kept).mkdir(exist_ok=True)
             binds.append(f"mkdir -p {at} && mount --bind {self.folder / kept} {at}")
+        for setting in (Path("/proc/sys", name) for name in KERNEL_SETTINGS):
+            own = self.folder / setting.name
+            own.write_text(setting.read_text())
+            binds.append(f"mount --bind {own} {setting}")
         script = " && ".join(["mount --make-rshared /", *binds, f"exec {self.tools / 'pause'}"])
         unshare = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
         self.daemons["init"] = start(

@@ -114,7 +114,7 @@ def test_nothing_is_left_when_a_cluster_is_down(
     cluster = Cluster.up(tmp_path / "c", nodes=2)
     here = str(cluster.folder)
     assert _running(here)
-    cluster.nodes[1].lose_power()
+    cluster.lose_power(1)
     cluster.down()
     assert not cluster.folder.exists()
     assert not _running(here)
