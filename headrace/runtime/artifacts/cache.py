@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -88,10 +89,12 @@ class NodeCache:
         self._keep_s = keep_s
 
     def open(self) -> None:
-        """Make the folders; ArtifactError if that cannot be done."""
+        """Make the folders, and delete what a crash left to be; ArtifactError if that fails."""
         try:
             for name in (".leases", ".locks", ".partial", ".trash"):
                 (self._root / name).mkdir(parents=True, exist_ok=True)
+            for left in (self._root / ".trash").iterdir():
+                shutil.rmtree(left, ignore_errors=True)
         except OSError as error:
             raise ArtifactError(f"artifacts.cache_dir: {error}") from None
 
@@ -166,11 +169,10 @@ class NodeCache:
     def _move(self, files: Path, record: Record) -> Lease:
         folder, version = _folder(record.name), folder_name(record.digest)
         place = self._root / folder / version
-        place.parent.mkdir(exist_ok=True)
         lock = self._lock_lease(folder, version)
         try:
-            self._discard(place)  # of a process that died between the two lines below
-            files.rename(place)
+            self._discard(place)  # of a process that died before it wrote the record
+            _move_into(files, place)
             _write(place.with_suffix(".json"), msgspec.json.encode(record))
         except BaseException:
             lock.release()
@@ -244,6 +246,8 @@ class NodeCache:
             place.with_suffix(".json").unlink(missing_ok=True)  # from here on nobody finds it
             self._discard(place)
             lock.delete()
+            with suppress(OSError):  # another version is there
+                place.parent.rmdir()
         finally:
             lock.release()
         return True
@@ -291,6 +295,16 @@ class NodeCache:
 
     def _last_used(self, place: Path) -> float:
         return _mtime_s(self._lease_file(place.parent.name, place.name))
+
+
+def _move_into(files: Path, place: Path) -> None:
+    """Move a folder to its place, also if the folder around that is being tidied away."""
+    with suppress(FileNotFoundError):
+        place.parent.mkdir(exist_ok=True)
+        files.rename(place)
+        return
+    place.parent.mkdir(exist_ok=True)
+    files.rename(place)
 
 
 def _folder(name: str) -> str:

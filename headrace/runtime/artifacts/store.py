@@ -157,6 +157,7 @@ class ArtifactStore(Artifacts):
                     await _whole(partial(self._cache.discard_partial, key))
             raise ArtifactError(f"{fetch.source}: {why}")
         finally:
+            lock.delete()
             lock.release()
 
     async def _fetch_locked(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
+from xxhash import xxh3_64_intdigest
 
 from headrace.simulator.http.adapters import Adapters
 from headrace.simulator.http.errors import ApiError, bad, prompt_too_long, unknown_model
@@ -315,6 +316,11 @@ def _prompt(ids: TokenArray, scope: Scope, site: Site) -> Prompt:
     return Prompt.of(ids, scope, site.hasher)
 
 
+def _weights(scope: Scope) -> int:
+    """Return what stands for the weights of an adapter: other files say other things."""
+    return 0 if scope.lora_path is None else xxh3_64_intdigest(scope.lora_path.encode())
+
+
 def _generate(
     request: Sampling, prompt: Prompt, limit: int | None, site: Site, fixed: bytes | None
 ) -> list[Generation]:
@@ -327,7 +333,7 @@ def _generate(
         if fixed is not None:
             generation = Generation(prompt, fixed, fixed_ending(fixed, limit), site.hasher)
         else:
-            seed = (request.seed or 0) * 31 + site.seed
+            seed = (request.seed or 0) * 31 + site.seed + _weights(prompt.scope)
             said = Generated.after(prompt.ids, seed, choice)
             length, reason = limit, "length"
             if not request.ignore_eos:

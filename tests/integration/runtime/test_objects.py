@@ -101,6 +101,7 @@ async def test_a_client_that_is_not_installed_is_named(
     make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fsspec = pytest.importorskip("fsspec", reason="comes with headrace[artifacts]")
+
     def missing(*_: object, **__: object) -> None:
         raise ImportError("Install gcsfs")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import pytest
 from headrace.core.adapter import AdapterSpec
 from headrace.core.errors import (
     ArtifactError,
+    ConfigError,
     EngineUnreachable,
     InvalidRequest,
     Overloaded,
@@ -20,8 +21,6 @@ from headrace.core.errors import (
 )
 from headrace.core.ids import ModelName
 from headrace.runtime.sidecar.client import SidecarClient
-from headrace.runtime.sidecar.config import RuntimeSettings
-from headrace.runtime.sidecar.process import run_sidecar
 from headrace.service.clock import RealClock
 from headrace.service.http import HttpLimits, make_session
 from headrace.service.settings import load_settings
@@ -29,19 +28,10 @@ from headrace.simulator.config import SimulatorSettings
 from headrace.simulator.http.fleet import Fleet
 from tests.integration.runtime.conftest import Spawn
 from tests.support.file_server import FileServer
+from tests.support.sidecar_task import LIMIT_S, serving, until
 
-LIMIT_S = 30.0
 BASE = ModelName("small")
 FILES = {"adapter_config.json": b'{"r": 8}', "adapter_model.safetensors": b"w" * 50_000}
-
-
-async def until(look: Callable[[], Awaitable[bool]], *, wanted: bool = True) -> None:
-    """Look at a process until it is as wanted; it announces nothing."""
-    async with asyncio.timeout(LIMIT_S):
-        while True:
-            if await look() is wanted:
-                return
-            await asyncio.sleep(0.02)
 
 
 @dataclass
@@ -95,8 +85,6 @@ async def sidecar(
 ) -> AsyncIterator[Beside]:
     (info,) = engine.infos()
     values = {
-        "host": "127.0.0.1",
-        "port": 0,
         "engine.url": info.url,
         "engine.program": "simulated",
         "engine.adapters": 2,
@@ -109,32 +97,8 @@ async def sidecar(
         "drain.limit_s": 20,
         "drain.look_s": 0.02,
     }
-    settings = load_settings(RuntimeSettings, None, values)
-    async with serving(settings) as url:
+    async with serving(values) as url:
         yield Beside(url, engine, SidecarClient(http, url), http)
-
-
-class serving:
-    """Run a sidecar for as long as a block."""
-
-    def __init__(self, settings: RuntimeSettings) -> None:
-        self._settings = settings
-        self._stop = asyncio.Event()
-
-    async def __aenter__(self) -> str:
-        url: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._task = asyncio.create_task(
-            run_sidecar(self._settings, ready=url.set_result, stop=self._stop)
-        )
-        await asyncio.wait((url, self._task), return_when=asyncio.FIRST_COMPLETED)
-        if self._task.done():
-            self._task.result()
-        return url.result()
-
-    async def __aexit__(self, *_: object) -> None:
-        self._stop.set()
-        async with asyncio.timeout(LIMIT_S):
-            await self._task
 
 
 def spec(server: FileServer, name: str = "ad", at: str = "a", **more: object) -> AdapterSpec:
@@ -160,13 +124,11 @@ async def test_an_engine_that_answers_but_does_not_generate_is_not_ready(
     async with http.get(sidecar.engine_url + "/health") as reply:
         assert reply.status == 200
     values = {
-        "host": "127.0.0.1",
-        "port": 0,
         "engine.url": sidecar.engine_url,
         "probe.starting_period_s": 0.02,
         "probe.generate_timeout_s": 0.2,
     }
-    async with serving(load_settings(RuntimeSettings, None, values)) as url:
+    async with serving(values) as url:
         late = SidecarClient(http, url)
         for _ in range(10):
             assert not await late.ready()
@@ -334,8 +296,8 @@ async def test_adapters_ask_for_the_key_where_there_is_one(
     key = tmp_path / "key"
     key.write_text("s3cret\n")
     (info,) = engine.infos()
-    values = {"host": "127.0.0.1", "port": 0, "engine.url": info.url, "api_key_file": key}
-    async with serving(load_settings(RuntimeSettings, None, values)) as url:
+    values = {"engine.url": info.url, "api_key_file": key}
+    async with serving(values) as url:
         with pytest.raises(Unauthenticated):
             await SidecarClient(http, url).adapters()
         headers = {"Authorization": "Bearer s3cret"}
@@ -363,9 +325,7 @@ async def test_the_command_serves_until_it_is_told_to_stop(
 
 
 async def test_a_folder_to_hold_must_be_in_the_cache(tmp_path: Path) -> None:
-    from headrace.core.errors import ConfigError
-
-    values = {"host": "127.0.0.1", "port": 0, "hold": [tmp_path], "artifacts.cache_dir": tmp_path}
+    values = {"hold": [tmp_path], "artifacts.cache_dir": tmp_path}
     with pytest.raises(ConfigError, match="hold"):
-        async with serving(load_settings(RuntimeSettings, None, values)):
+        async with serving(values):
             pass
