@@ -7,10 +7,9 @@ from typing import Any, Final
 import yaml
 
 from controller.api import lora_adapter, model_service
-from controller.api.base import GROUP, VERSION, Group
-from controller.api.lora_adapter import LoraAdapterSpec
-from controller.api.model_service import ModelServiceSpec
-from controller.api.schema import structural
+from controller.api.base import GROUP, VERSION
+from controller.api.kinds import KINDS, Kind
+from controller.api.schema import structural, validations
 
 _INT: Final = {"type": "integer", "format": "int32"}
 _COUNTS: Final = ("replicas", "readyReplicas", "updatedReplicas")
@@ -89,10 +88,7 @@ _AGE: Final = _column("Age", ".metadata.creationTimestamp", "date")
 def crds() -> dict[str, dict[str, Any]]:
     """Return the definitions by their names."""
     service = _crd(
-        model_service.KIND,
-        model_service.PLURAL,
-        ("ms",),
-        ModelServiceSpec,
+        KINDS[model_service.KIND],
         _SERVICE_STATUS,
         [
             _column("Ready", ".status.readyReplicas", "integer"),
@@ -112,10 +108,7 @@ def crds() -> dict[str, dict[str, Any]]:
         "labelSelectorPath": ".status.selector",
     }
     adapter = _crd(
-        lora_adapter.KIND,
-        lora_adapter.PLURAL,
-        ("lora",),
-        LoraAdapterSpec,
+        KINDS[lora_adapter.KIND],
         _ADAPTER_STATUS,
         [
             _column("Base", ".spec.base"),
@@ -130,15 +123,8 @@ def crds() -> dict[str, dict[str, Any]]:
     return {crd["metadata"]["name"]: crd for crd in (service, adapter)}
 
 
-def _crd(
-    kind: str,
-    plural: str,
-    short: tuple[str, ...],
-    spec: type[Group],
-    status: dict[str, Any],
-    columns: list[dict[str, Any]],
-) -> dict[str, Any]:
-    about = (spec.__doc__ or "").strip()
+def _crd(kind: Kind, status: dict[str, Any], columns: list[dict[str, Any]]) -> dict[str, Any]:
+    about = (kind.spec.__doc__ or "").strip()
     schema = {
         "type": "object",
         "required": ["spec"],
@@ -147,22 +133,23 @@ def _crd(
             "apiVersion": {"type": "string"},
             "kind": {"type": "string"},
             "metadata": {"type": "object"},
-            "spec": structural(spec),
+            "spec": structural(kind.spec),
             "status": status,
         },
+        "x-kubernetes-validations": validations(kind.rules),
     }
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{plural}.{GROUP}"},
+        "metadata": {"name": f"{kind.plural}.{GROUP}"},
         "spec": {
             "group": GROUP,
             "scope": "Namespaced",
             "names": {
-                "kind": kind,
-                "plural": plural,
-                "singular": kind.lower(),
-                "shortNames": list(short),
+                "kind": kind.name,
+                "plural": kind.plural,
+                "singular": kind.name.lower(),
+                "shortNames": list(kind.short_names),
                 "categories": ["headrace"],
             },
             "versions": [

@@ -3,47 +3,30 @@
 A spec is judged in two places: by the API server, from the CRD, and here, by the models that the
 CRD is made of. So that a user meets the same words in both, problems are worded here as Kubernetes
 words them: ``field: what it expected``, for all fields at once.
-
-Source of the words: k8s.io/apiextensions-apiserver and k8s.io/kube-openapi v0.34, seen from a real
-API server by the end-to-end suite.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import orjson
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
-from controller.api import lora_adapter, model_service
 from controller.api.base import API_VERSION, Group
-from controller.api.lora_adapter import LoraAdapterSpec
-from controller.api.model_service import ModelServiceSpec
+from controller.api.kinds import KINDS, Kind
+from controller.api.metadata import metadata_problems, name_in
+from controller.api.rules import broken, duplicates, unchecked
+from controller.api.words import leaves_rules, worded, wrong_type
 from headrace.core.errors import HeadraceError
 
 G = TypeVar("G", bound=Group)
 
-KINDS: Final[Mapping[str, type[Group]]] = MappingProxyType(
-    {model_service.KIND: ModelServiceSpec, lora_adapter.KIND: LoraAdapterSpec}
-)
-"""The spec of each kind."""
+ROOT: Final = "<nil>"
+"""The path of the document itself; Go prints a path without parts like this."""
 
-_TYPES: Final = MappingProxyType(
-    {
-        "int_type": "integer",
-        "int_from_float": "integer",
-        "float_type": "number",
-        "string_type": "string",
-        "bool_type": "boolean",
-        "list_type": "array",
-        "dict_type": "object",
-        "model_type": "object",
-    }
-)
+_PARTS: Final = ("apiVersion", "kind", "metadata", "spec", "status")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,106 +60,73 @@ def read(kind: str, document: Mapping[str, Any]) -> Group:
     if kind not in KINDS or document.get("apiVersion") != API_VERSION:
         known = ", ".join(KINDS)
         raise BadSpec(str(kind), [Problem("kind", f"expected one of {known} of {API_VERSION}")])
-    metadata = document.get("metadata")
-    name = metadata.get("name") if isinstance(metadata, Mapping) else None
-    if not isinstance(name, str) or not name:
-        raise BadSpec(
-            kind, [Problem("metadata.name", "Required value: name or generateName is required")]
-        )
-    if "spec" not in document:
-        raise BadSpec(f"{kind} {name}", [Problem("spec", "Required value")])
-    problems, spec = parse(KINDS[kind], document["spec"])
+    problems, spec = _judge(KINDS[kind], document)
     if spec is None or problems:
-        raise BadSpec(f"{kind} {name}", problems)
+        raise BadSpec(" ".join(filter(None, (kind, name_in(document)))), problems)
     return spec
 
 
 def parse(model: type[G], value: object) -> tuple[list[Problem], G | None]:
     """Return what is wrong with a spec, and the spec when it could be read."""
+    judged = _judge_spec(model, value)
+    return judged.problems + judged.broken(), judged.spec
+
+
+def _judge(kind: Kind, document: Mapping[str, Any]) -> tuple[list[Problem], Group | None]:
+    """Return what is wrong with the whole document, and its spec when that could be read."""
+    problems = [Problem(part, f'unknown field "{part}"') for part in document if part not in _PARTS]
+    problems += [Problem(*found) for found in metadata_problems(document.get("metadata"))]
+    if document.get("spec") is None:
+        return [*problems, Problem("spec", "Required value")], None
+    judged = _judge_spec(kind.spec, document["spec"])
+    problems += judged.problems
+    name = name_in(document)
+    if name and judged.for_rules is not None:
+        problems += judged.broken()
+        problems += [Problem(ROOT, rule.message) for rule in kind.rules if not rule.holds(name)]
+    return problems, judged.spec
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged(Generic[G]):
+    """What came of reading a spec.
+
+    Attributes:
+        problems: With single fields.
+        spec: None where there are any that pydantic found.
+        for_rules: What the rules between fields are to be checked on; None where they are not.
+
+    """
+
+    problems: list[Problem]
+    spec: G | None = None
+    for_rules: G | None = None
+
+    def broken(self) -> list[Problem]:
+        if self.for_rules is None:
+            return []
+        return [Problem(*found) for found in broken(self.for_rules, "spec")]
+
+
+def _judge_spec(model: type[G], value: object) -> _Judged[G]:
+    value = _without_nulls(value)
+    if not isinstance(value, dict):
+        return _Judged([Problem("spec", wrong_type("spec", "object", value))])
+    twice = [Problem(*found) for found in duplicates(model, value, "spec")]
     try:
-        spec = model.model_validate_json(orjson.dumps(value))
+        spec = model.model_validate_json(orjson.dumps(value), by_alias=True, by_name=False)
     except ValidationError as error:
-        return [_worded(details) for details in error.errors(include_url=False)], None
-    return list(_broken_rules(spec, "spec")), spec
+        found = error.errors(include_url=False)
+        problems = [Problem(*said) for details in found for said in worded(details)] + twice
+        sound = all(leaves_rules(details) for details in found)
+        return _Judged(problems, for_rules=unchecked(model, value) if sound else None)
+    return _Judged(twice, spec, spec)
 
 
-def _worded(details: ErrorDetails) -> Problem:
-    """Return a problem that pydantic found, in the API server's words."""
-    field = _path(details["loc"])
-    kind, context = details["type"], details.get("ctx", {})
-    if kind == "extra_forbidden":
-        return Problem(field, f'unknown field "{field}"')
-    if kind == "missing":
-        return Problem(field, "Required value")
-    if kind in _TYPES:
-        found = _type_of(details["input"])
-        return Problem(field, f'{field} in body must be of type {_TYPES[kind]}: "{found}"')
-    if kind in ("literal_error", "enum"):
-        allowed = str(context["expected"]).replace(" or ", ", ").replace("'", '"')
-        return Problem(field, f"supported values: {allowed}")
-    words = _BOUNDS.get(kind)
-    return Problem(field, words(field, context) if words else details["msg"])
-
-
-_BOUNDS: Final[Mapping[str, Callable[[str, dict[str, Any]], str]]] = MappingProxyType(
-    {
-        "greater_than_equal": lambda f, c: (
-            f"{f} in body should be greater than or equal to {c['ge']:g}"
-        ),
-        "greater_than": lambda f, c: f"{f} in body should be greater than {c['gt']:g}",
-        "less_than_equal": lambda f, c: f"{f} in body should be less than or equal to {c['le']:g}",
-        "string_pattern_mismatch": lambda f, c: f"{f} in body should match '{c['pattern']}'",
-        "string_too_short": lambda f, c: (
-            f"{f} in body should be at least {c['min_length']} chars long"
-        ),
-        "string_too_long": lambda _, c: f"may not be more than {c['max_length']} bytes",
-        "too_long": lambda _, c: f"must have at most {c['max_length']} items",
-        "too_short": lambda f, c: f"{f} in body should have at least {c['min_length']} items",
-    }
-)
-
-
-def _path(loc: tuple[int | str, ...]) -> str:
-    path = "spec"
-    for part in loc:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}"
-    return path
-
-
-def _type_of(value: object) -> str:
-    if isinstance(value, bool):
-        return "boolean"
-    if isinstance(value, int):
-        return "integer"
-    if value is None:
-        return "null"
-    return {str: "string", float: "number", list: "array", dict: "object"}[type(value)]
-
-
-def _broken_rules(group: Group, path: str) -> Iterator[Problem]:
-    """Yield the rules between fields that do not hold, outermost last as the API server does."""
-    for name, field in type(group).model_fields.items():
-        value = getattr(group, name)
-        inside = f"{path}.{field.alias or name}"
-        if isinstance(value, Group):
-            yield from _broken_rules(value, inside)
-        elif isinstance(value, list):
-            yield from _broken_items(value, inside, field.json_schema_extra)
-    for rule in group.RULES:
-        if not rule.holds(group):
-            yield Problem(path, rule.message)
-
-
-def _broken_items(values: list[Any], path: str, extra: object) -> Iterator[Problem]:
-    keys = extra.get("x-kubernetes-list-map-keys") if isinstance(extra, dict) else None
-    seen: set[tuple[str, ...]] = set()
-    for index, item in enumerate(values):
-        if not isinstance(item, Group):
-            return
-        yield from _broken_rules(item, f"{path}[{index}]")
-        if isinstance(keys, list):
-            key = tuple(str(getattr(item, str(name))) for name in keys)
-            if key in seen:
-                named = orjson.dumps(dict(zip(keys, key, strict=True))).decode()
-                yield Problem(f"{path}[{index}]", f"Duplicate value: {named}")
-            seen.add(key)
+def _without_nulls(value: object) -> object:
+    """Drop fields that are null: the API server takes them as absent."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value]
+    return value

@@ -6,6 +6,7 @@ structural schemas; OpenAPI v3.0, where an exclusive bound is a flag beside the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from controller.api.base import Group, Rule
@@ -68,7 +69,7 @@ def _plain(node: dict[str, Any], defs: dict[str, Any]) -> dict[str, Any]:
 def _with_rules(schema: dict[str, Any], model: type[Group]) -> dict[str, Any]:
     """Add the rules of a group and of those inside it."""
     if model.RULES:
-        schema["x-kubernetes-validations"] = [_validation(rule) for rule in model.RULES]
+        schema["x-kubernetes-validations"] = validations(model.RULES)
     for name, field in model.model_fields.items():
         inner = group_in(field.annotation)
         if inner is None or not issubclass(inner, Group):
@@ -80,8 +81,9 @@ def _with_rules(schema: dict[str, Any], model: type[Group]) -> dict[str, Any]:
     return schema
 
 
-def _validation(rule: Rule) -> dict[str, str]:
-    return {"rule": rule.cel, "message": rule.message}
+def validations(rules: Sequence[Rule]) -> list[dict[str, str]]:
+    """Return rules as the API server takes them."""
+    return [{"rule": rule.cel, "message": rule.message} for rule in rules]
 
 
 def _default(value: object) -> object:
