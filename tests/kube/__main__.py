@@ -23,7 +23,7 @@ def main() -> int:
     parser.add_argument("--nodes", type=int, default=1, help="real nodes")
     parser.add_argument("--kubeconfig", type=Path, help="also write the administrator's here")
     parser.add_argument("--keep-logs", action="store_true", help="leave the logs when it goes down")
-    chosen = parser.parse_args()
+    chosen = parser.parse_intermixed_args()
     if chosen.command == "up":
         return _up(chosen.dir, chosen.nodes, chosen.kubeconfig)
     if not (chosen.dir / STATE).exists():

@@ -21,6 +21,7 @@ BASE_SUITE = "bookworm"
 BASE_PACKAGES = "python3,python3-venv,ca-certificates"
 DEBOOTSTRAP_LIMIT_S = 600.0
 BUILD_LIMIT_S = 600.0
+KEPT_ARCHIVES = 3
 CERTIFICATES = Path("/etc/ssl/certs")
 IGNORED = (".git", ".venv", ".cache", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache")
 
@@ -85,7 +86,18 @@ def build_image(
     if not archive.exists():
         base_image()
         _build(context, dockerfile, name, archive, arguments)
+        _keep_newest(archive)
     return archive
+
+
+def _keep_newest(archive: Path) -> None:
+    """Drop all but the last few archives of an image."""
+    stem = archive.stem.rpartition("-")[0]
+    alike = [
+        path for path in archive.parent.glob(f"{stem}-*.tar") if len(path.stem) == len(archive.stem)
+    ]
+    for path in sorted(alike, key=lambda path: path.stat().st_mtime)[:-KEPT_ARCHIVES]:
+        path.unlink(missing_ok=True)
 
 
 def _build(

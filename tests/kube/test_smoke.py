@@ -13,6 +13,7 @@ import pytest
 from tests.kube import images
 from tests.kube.cluster import Cluster
 from tests.kube.given import AnyCluster, require_cluster_support, some_cluster
+from tests.kube.network import Addresses
 from tests.kube.processes import CommandFailed, run, wait_until
 
 pytestmark = pytest.mark.kube
@@ -110,16 +111,16 @@ def test_nothing_is_left_when_a_cluster_is_down(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     require_cluster_support(request, {})
-    before = _traces()
     cluster = Cluster.up(tmp_path / "c", nodes=2)
     here = str(cluster.folder)
     assert _running(here)
+    assert _traces(cluster.plan)
     cluster.lose_power(1)
     cluster.down()
     assert not cluster.folder.exists()
     assert not _running(here)
     assert here not in Path("/proc/self/mountinfo").read_text()
-    assert _traces() - before == set()
+    assert not _traces(cluster.plan)
 
 
 def _running(folder: str) -> list[str]:
@@ -127,10 +128,9 @@ def _running(folder: str) -> list[str]:
     return [line.decode(errors="replace") for line in lines if folder.encode() in line]
 
 
-def _traces() -> set[str]:
-    """Return the links, routes, firewall rules and control groups that there are."""
-    links = {link["ifname"] for link in json.loads(run(["ip", "-j", "link"]))}
-    routes = {route["dst"] for route in json.loads(run(["ip", "-j", "route"]))}
-    rules = {line for line in run(["iptables-save"]).splitlines() if line.startswith("-A")}
-    groups = {str(path) for path in Path("/sys/fs/cgroup").glob("*/*") if path.is_dir()}
-    return links | routes | rules | groups
+def _traces(plan: Addresses) -> list[str]:
+    """Return the cluster's links, routes, firewall rules and control groups on this machine."""
+    shown = run(["ip", "-o", "addr"]) + run(["ip", "route"]) + run(["iptables-save"])
+    groups = [str(path) for path in Path("/sys/fs/cgroup").glob("*/*") if path.is_dir()]
+    marks = (plan.bridge, plan.veth(0), plan.veth(1), f"10.{plan.net}.")
+    return [line for line in (*shown.splitlines(), *groups) if any(mark in line for mark in marks)]
