@@ -47,6 +47,7 @@ class Fault:
     reason: str
     method: str
     plural: str
+    after: int
 
 
 @dataclass(slots=True)
@@ -99,6 +100,7 @@ class FakeKube:
         self.token: str | None = None
         self.kinds = {_place(resource): resource for resource in KNOWN}
         self.watches: list[Watch] = []
+        self.watch_s = 1_800.0  # longest
         self.queries: list[dict[str, str]] = []
         self._faults: list[Fault] = []
         self._pages: dict[str, list[Obj]] = {}
@@ -184,9 +186,10 @@ class FakeKube:
         *,
         method: str = "",
         plural: str = "",
+        after: int = 0,
     ) -> None:
-        """Answer the next calls of a method ("" all) and plural ("" all) with an error."""
-        self._faults.append(Fault(times, status, reason, method, plural))
+        """Answer the next calls of a method ("" all) and plural ("" all), ``after`` some, so."""
+        self._faults.append(Fault(times, status, reason, method, plural, after))
 
     def compact(self) -> None:
         """Forget history and begun lists: 410 for whoever relies on them."""
@@ -257,7 +260,9 @@ class FakeKube:
             raise FakeStatus(401, "Unauthorized", "Unauthorized")
         for fault in self._faults:
             fits = fault.method in ("", request.method) and fault.plural in ("", resource.plural)
-            if fits and fault.times > 0:
+            if fits and fault.after > 0:
+                fault.after -= 1
+            elif fits and fault.times > 0:
                 fault.times -= 1
                 raise FakeStatus(fault.status, fault.reason, f"made to fail: {fault.reason}")
 
@@ -332,7 +337,8 @@ class FakeKube:
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         try:
             await response.prepare(request)
-            async with asyncio.timeout(float(request.query.get("timeoutSeconds", 1_800))):
+            asked_s = float(request.query.get("timeoutSeconds", self.watch_s))
+            async with asyncio.timeout(min(asked_s, self.watch_s)):
                 while (event := await watch.events.get()) is not None:
                     if not self._silent:
                         await response.write(event)

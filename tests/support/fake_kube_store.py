@@ -240,6 +240,7 @@ class FakeStore:
 
     def _replace(self, resource: Resource, key: Key, before: Obj, after: Obj) -> Obj:
         after = copy.deepcopy(after)
+        after |= {"apiVersion": resource.api_version, "kind": resource.kind}
         metadata = _kept_metadata(before["metadata"], after.setdefault("metadata", {}))
         new = set(metadata.get("finalizers", ())) - set(before["metadata"].get("finalizers", ()))
         if "deletionTimestamp" in metadata and new:

@@ -26,7 +26,7 @@ _log = get_logger("kube")
 
 _EVENTS: Final = frozenset({"ADDED", "MODIFIED", "DELETED", "BOOKMARK", "ERROR"})
 _SOON_S: Final = 1.0
-"""A watch that ends sooner without having told anything counts as a failure: no hot loop."""
+"""Before a watch that ended sooner is begun again there is a wait, as after a failure."""
 
 _RETRY: Final = Backoff(first_s=0.2, most_s=10.0)
 
@@ -123,6 +123,7 @@ class Reflector:
         self._synced = asyncio.Event()
         self._next = asyncio.Event()
         self._away = False
+        self._began_s = 0.0  # the watch
         self.counts = ReflectorCounts()
 
     @property
@@ -154,34 +155,33 @@ class Reflector:
         while True:
             told = self.counts.events
             error = await self._round()
-            if error is None:
+            if error is None and self._clock.now_s() - self._began_s >= _SOON_S:
                 failures = 0
                 continue
             failures = 1 if self.counts.events > told else failures + 1
-            self.counts.failures += 1
-            self._failed(error, failures)
+            if error is not None:
+                self.counts.failures += 1
+                self._failed(error, failures)
             await self._clock.sleep(self._limits.retry.wait_s(failures, self._rng))
 
     async def _round(self) -> KubeError | None:
         """List if need be, and watch until that ends; return what it failed of."""
-        told = self.counts.events
         try:
             if not self._version:
                 await self._list()
-            started_s = self._clock.now_s()
+            self._began_s = self._clock.now_s()
             await self._watch()
         except KubeError as error:
             if isinstance(error, KubeGone):
                 self._version = ""
             return error
-        if self._clock.now_s() - started_s < _SOON_S and self.counts.events == told:
-            return KubeUnreachable(f"a watch of {self.resource.plural} ended at once")
         return None
 
     def _failed(self, error: KubeError, failures: int) -> None:
-        if failures == 1 and isinstance(error, KubeGone):
+        """Say what failed; that one watch ended in whatever way is nothing to be told of."""
+        if isinstance(error, KubeGone):
             _log.info("kube_relist", kind=self.resource.plural, why=error.message)
-        elif not self._away:
+        elif failures > 1 and not self._away:
             self._away = True
             effect = "what was last known stays in force"
             _log.warning("kube_away", kind=self.resource.plural, why=error.message, effect=effect)
