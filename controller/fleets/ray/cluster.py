@@ -207,7 +207,7 @@ class RayCluster:
                 return await running
         except TimeoutError:
             raise ClusterSilent(f"Ray did not answer in {limit_s} s") from None
-        except ray.exceptions.RayError as error:
+        except (ray.exceptions.RayError, ConnectionError) as error:
             raise ClusterSilent(str(error)) from None
 
 

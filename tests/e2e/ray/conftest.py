@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from bench.result import Goal, Result, version_of, write_result
-from tests.e2e.ray.machines import Machines, engines
+from tests.e2e.ray.machines import Machines, marked
 from tests.e2e.ray.up import Up
 from tests.support.vllm_env import PYTHON, version
 
@@ -80,7 +80,6 @@ def machines(request: pytest.FixtureRequest, figures: Figures) -> Iterator[Machi
     if "ray" not in request.config.option.markexpr:
         pytest.skip("starts a Ray cluster: run `make e2e-ray`")
     pytest.importorskip("ray")
-    before = set(engines())
     cluster = Machines()
     try:
         cluster.add()
@@ -91,7 +90,7 @@ def machines(request: pytest.FixtureRequest, figures: Figures) -> Iterator[Machi
         own = psutil.Process().children(recursive=True)
         _, left = psutil.wait_procs(own, timeout=15)
         left = [each for each in left if each.status() != psutil.STATUS_ZOMBIE]
-        figures["stop.processes_left"] = len(left) + len(set(engines()) - before)
+        figures["stop.processes_left"] = len(left) + len(marked())
 
 
 @pytest.fixture
@@ -108,4 +107,4 @@ def start(machines: Machines, tmp_path: Path) -> Iterator[Start]:
         up.stop()
     assert machines.supervisors() == []
     assert machines.groups() == {}
-    assert engines() == []
+    assert marked() == []

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import psutil
 
 STORE_BYTES = 80 << 20
 LOOK_S = 0.05
+MARK = "HEADRACE_E2E_RAY"
 
 
 class Machines:
@@ -111,11 +114,26 @@ def eventually(holds: Callable[[], bool], limit_s: float, what: Callable[[], str
     return time.monotonic() - started_s
 
 
-def engines(of: str = "headrace.simulator.http") -> list[int]:
-    """Return the processes of this machine that are engines."""
+def mark() -> dict[str, str]:
+    """Return the variable that tells engines of this run from those of others on this machine."""
+    return {MARK: str(os.getpid())}
+
+
+def marked() -> list[psutil.Process]:
+    """Return every process that an engine of this run is, or has started."""
     found = []
-    for process in psutil.process_iter(["pid", "cmdline"]):
-        words = process.info["cmdline"] or []
-        if of in words and "--host" in words:
-            found.append(int(process.info["pid"]))
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get(MARK) == str(os.getpid()):
+                found.append(process)
+    return found
+
+
+def engines(of: str = "headrace.simulator.http") -> list[int]:
+    """Return the processes of this run that are engines."""
+    found = []
+    for process in marked():
+        with suppress(psutil.Error):
+            if of in process.cmdline():
+                found.append(process.pid)
     return sorted(found)

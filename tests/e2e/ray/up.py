@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from tests.e2e.ray.machines import eventually
+from tests.e2e.ray.machines import eventually, mark
 
 READY_S = 120.0
 STOP_S = 90.0
@@ -29,10 +29,11 @@ class Up:
         number = len(list(folder.glob("up-*.yaml")))
         config = folder / f"up-{number}.yaml"
         self._log = folder / f"up-{number}.log"
+        env = {**fleet.get("env", {}), **mark()}
         settings = {
             "gateway": {"port": 0, "tokens": {"limit_ms": 1_000}},
             "log": {"form": "json"},
-            "fleet": {"kind": "ray", "restart": {"first_s": 0.1}, **fleet},
+            "fleet": {"kind": "ray", "restart": {"first_s": 0.1}, **fleet, "env": env},
         }
         config.write_text(yaml.safe_dump(settings))
         command = [sys.executable, "-m", "headrace.cli", "up", "--config", str(config)]
