@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from tests.kube.cluster import STATE, Cluster
-from tests.kube.tools import missing
+from tests.kube.programs import missing
 
 FOLDER = Path(tempfile.gettempdir()) / "headrace-kube"
 

@@ -19,7 +19,7 @@ from tests.kube.control_plane import ControlPlane
 from tests.kube.network import Addresses
 from tests.kube.node import Node
 from tests.kube.processes import CommandFailed, Daemon, run, wait_until
-from tests.kube.tools import tools_dir
+from tests.kube.programs import tools_dir
 
 NODE_READY_S = 60.0
 KUBECTL_LIMIT_S = 120.0

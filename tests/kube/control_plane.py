@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.kube import certs
 from tests.kube.network import Addresses
 from tests.kube.processes import Daemon, start, wait_until
-from tests.kube.tools import free_port
+from tests.kube.programs import free_port
 
 READY_S = 90.0
 MOST_NODES = 8

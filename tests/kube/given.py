@@ -15,7 +15,7 @@ import pytest
 
 from tests.kube.cluster import KUBECTL_LIMIT_S, running_cluster
 from tests.kube.processes import run
-from tests.kube.tools import missing, tools_dir
+from tests.kube.programs import missing, tools_dir
 
 # A command that gives an image archive to the nodes of the cluster that KUBECONFIG names, such as
 # "kind load image-archive"; the archive's path is put behind it.

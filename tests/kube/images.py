@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.kube.node import PAUSE_IMAGE
 from tests.kube.processes import run
-from tests.kube.tools import ROOT, cache_dir, tools_dir
+from tests.kube.programs import ROOT, cache_dir, tools_dir
 
 BASE_IMAGE = "localhost/headrace-base:python3.11"
 BASE_SUITE = "bookworm"

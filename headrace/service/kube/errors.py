@@ -27,7 +27,10 @@ RETRY_AFTER_S: Final = 1.0
 
 
 class KubeError(HeadraceError):
-    """A call that failed; ``retry_safe`` says whether it may succeed later as it stands."""
+    """A call that failed; ``retry_safe`` says whether it may succeed later as it stands.
+
+    ``details`` are the server's: which object, and for a refused one each field's cause.
+    """
 
     retry_safe = False
 
@@ -36,6 +39,7 @@ class KubeError(HeadraceError):
         self.message = message
         self.status = status
         self.reason = reason
+        self.details: Mapping[str, Any] = {}
 
 
 class KubeUnreachable(KubeError):
@@ -108,6 +112,12 @@ def error_of(status: int, body: object, retry_after: str | None = None) -> KubeE
     said: Mapping[str, Any] = body if isinstance(body, Mapping) else {}
     reason = str(said.get("reason") or "")
     message = str(said.get("message") or f"the API server answered {status}")
+    error = _of(status, message, reason, retry_after)
+    error.details = said.get("details") or {}
+    return error
+
+
+def _of(status: int, message: str, reason: str, retry_after: str | None) -> KubeError:
     if status == 429:  # an eviction that a budget forbids, too
         wait_s = float(retry_after) if retry_after and retry_after.isdigit() else RETRY_AFTER_S
         return KubeThrottled(message, reason=reason, retry_after_s=wait_s)
