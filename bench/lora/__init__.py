@@ -1,0 +1,1 @@
+"""Placement of adapters beside AIBrix's and plain LRU, in the twin."""
