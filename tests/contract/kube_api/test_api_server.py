@@ -161,19 +161,19 @@ async def test_an_object_with_finalizers_goes_with_the_last_of_them(place: Place
 
 
 async def test_what_an_object_owns_goes_after_it(place: Place) -> None:
-    owner = await place.writes.create(WIDGETS, widget(place))
+    owner = await place.writes.create(CONFIG_MAPS, config_map(place, "w"))
     owned = config_map(place, "c")
     owned["metadata"]["ownerReferences"] = [
         {
-            "apiVersion": WIDGETS.api_version,
-            "kind": WIDGETS.kind,
+            "apiVersion": CONFIG_MAPS.api_version,
+            "kind": CONFIG_MAPS.kind,
             "name": "w",
             "uid": owner["metadata"]["uid"],
             "controller": True,
         }
     ]
     await place.writes.create(CONFIG_MAPS, owned)
-    await place.writes.delete(WIDGETS, place.namespace, "w")
+    await place.writes.delete(CONFIG_MAPS, place.namespace, "w")
     await gone(place, CONFIG_MAPS, "c")
 
 
