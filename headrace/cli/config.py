@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from controller.config import ControllerSettings
 from controller.fleets.config import FleetSettings
 from gateway.config import GatewaySettings
 from headrace.runtime.config import EndpointSettings, ProbeSettings
+from headrace.runtime.pods import ENDPOINT_ANNOTATION, SERVICE_LABEL
 from headrace.runtime.sidecar.config import RuntimeSettings
 from kvcache.index import IndexLimits
 from router.catalog import DEFAULT_POLICY, POLICIES
@@ -21,6 +23,9 @@ from router.router import Options, Router
 
 _HOLD: Final = HoldLimits()
 _INDEX: Final = IndexLimits()
+
+MAX_LISTED: Final = 4_096
+"""Most engines that a file may name."""
 
 
 class HoldSettings(BaseModel):
@@ -140,6 +145,46 @@ class UpSettings(BaseModel):
     log: LogSettings = Field(default_factory=LogSettings)
 
 
+class DiscoverySettings(BaseModel):
+    """Where the engines are found."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["list", "kubernetes"] = Field(
+        default="list",
+        description="list: those under endpoints. kubernetes: the pods of ModelServices, as they "
+        "come and go; while the API server is away, those last known stay in use.",
+    )
+    namespace: str = Field(
+        default="",
+        max_length=63,
+        pattern=r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?$",
+        description="Of the pods; empty: all namespaces.",
+    )
+    label_selector: str = Field(
+        default=SERVICE_LABEL,
+        min_length=1,
+        max_length=4_096,
+        description="Which pods, as in `kubectl get -l`. Each says in its annotation "
+        f"{ENDPOINT_ANNOTATION} how to talk to it.",
+    )
+    kubeconfig: Path | None = Field(
+        default=None,
+        description="Unset: the account of the pod we run in, else $KUBECONFIG, else "
+        "~/.kube/config.",
+    )
+    context: str | None = Field(
+        default=None, min_length=1, description="Of the kubeconfig. Unset: its current one."
+    )
+
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self) -> Self:
+        if self.kind == "list":
+            for field in self.model_fields_set - {"kind"}:
+                raise ValueError(f"{field} is for discovery.kind kubernetes")
+        return self
+
+
 class FrontSettings(BaseModel):
     """A gateway in this process over engines that others run."""
 
@@ -147,11 +192,18 @@ class FrontSettings(BaseModel):
 
     gateway: GatewaySettings = Field(default_factory=GatewaySettings)
     router: RouterSettings = Field(default_factory=RouterSettings)
+    discovery: DiscoverySettings = Field(default_factory=DiscoverySettings)
     endpoints: tuple[EndpointSettings, ...] = Field(
-        default=(), max_length=4_096, description="The engines."
+        default=(), max_length=MAX_LISTED, description="The engines, for discovery.kind list."
     )
     probe: ProbeSettings = Field(default_factory=ProbeSettings)
     log: LogSettings = Field(default_factory=LogSettings)
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.discovery.kind == "kubernetes" and self.endpoints:
+            raise ValueError("endpoints are for discovery.kind list")
+        return self
 
     @field_validator("endpoints")
     @classmethod

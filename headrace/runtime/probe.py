@@ -104,13 +104,27 @@ class Prober(EndpointSource):
             self._watchers.clear()
 
     def _sync(self) -> None:
+        """Take over what the source says now. What it says again as it said it costs nothing."""
+        before = self._given
         self._given = {view.endpoint_id: view for view in self._source.endpoints()}
         for endpoint_id in self._signs.keys() - self._given.keys():
             del self._signs[endpoint_id]
             self._published.remove(endpoint_id)
-        for endpoint_id in self._given:
+        for endpoint_id, view in self._given.items():
+            known = before.get(endpoint_id)
+            if known is view:
+                continue
+            if known is not None and known.url != view.url:
+                self._start_over(endpoint_id)
             self._signs.setdefault(endpoint_id, VitalSigns())
             self._publish(endpoint_id)
+
+    def _start_over(self, endpoint_id: EndpointId) -> None:
+        """Forget what was seen: another process goes by that name now."""
+        self._signs.pop(endpoint_id, None)
+        watcher = self._watchers.pop(endpoint_id, None)
+        if watcher is not None:
+            watcher.cancel()
 
     def _start_and_stop_watchers(self, group: asyncio.TaskGroup) -> None:
         for endpoint_id in self._watchers.keys() - self._given.keys():

@@ -11,7 +11,7 @@ from headrace.cli import options
 from headrace.cli.errors import readable_errors
 
 
-def gateway(
+def gateway(  # noqa: PLR0913 -- a command's options are its parameters
     *,
     config: Annotated[
         Path | None,
@@ -22,6 +22,18 @@ def gateway(
     endpoint: Annotated[
         list[str] | None,
         typer.Option("--endpoint", help="URL of an engine; repeat it. Instead of the file's."),
+    ] = None,
+    kube: Annotated[
+        bool,
+        typer.Option("--kube", help="Find the engines: pods of a Kubernetes cluster."),
+    ] = False,
+    namespace: Annotated[
+        str | None,
+        typer.Option("--namespace", "-n", help="With --kube: only there, not everywhere."),
+    ] = None,
+    kubeconfig: Annotated[
+        Path | None,
+        typer.Option("--kubeconfig", help="With --kube: how to reach the cluster from outside."),
     ] = None,
     host: options.Host = None,
     port: options.Port = None,
@@ -34,6 +46,9 @@ def gateway(
 
         flags = {
             "endpoints": [{"url": url} for url in endpoint] if endpoint else None,
+            "discovery.kind": "kubernetes" if kube else None,
+            "discovery.namespace": namespace,
+            "discovery.kubeconfig": kubeconfig,
             "gateway.host": host,
             "gateway.port": port,
             "router.policy": policy,

@@ -251,6 +251,23 @@ async def test_the_owners_word_that_an_endpoint_drains_stands() -> None:
         await watched.health(Health.READY)
         watched.add(engine, health=Health.DRAINING)
         await watched.health(Health.DRAINING)
+        await engine.asked_again("/metrics", 2)
+        view = watched.prober.get(EndpointId("e"))
+        assert view is not None
+        assert view.health is Health.DRAINING
+
+
+async def test_an_endpoint_that_moved_proves_itself_again() -> None:
+    engine, other = Engine(), Engine(generate=500)
+    async with engine.serving(), other.serving(), watching() as watched:
+        watched.add(engine)
+        await watched.health(Health.READY)
+        watched.add(other)
+        view = await watched.health(Health.DOWN)
+        assert view.url == other.url
+        await other.asked_again("/v1/completions", 2)
+        other.generate = 200
+        await watched.health(Health.READY)
 
 
 async def test_a_removed_endpoint_is_forgotten_and_no_longer_asked() -> None:

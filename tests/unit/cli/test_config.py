@@ -109,3 +109,27 @@ def test_the_file_in_the_documentation_is_one() -> None:
     (example,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     settings = FrontSettings.model_validate(yaml.safe_load(example))
     assert [endpoint.dp_rank for endpoint in settings.endpoints] == [None, 0, 1]
+
+
+def test_pods_are_found_everywhere_unless_a_namespace_is_named() -> None:
+    found = FrontSettings.model_validate({"discovery": {"kind": "kubernetes"}}).discovery
+    assert (found.namespace, found.label_selector) == ("", "headrace.dev/model-service")
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ({"discovery": {"namespace": "a"}}, "namespace is for discovery.kind kubernetes"),
+        (
+            {"discovery": {"kind": "kubernetes"}, "endpoints": [{"url": "http://h:1"}]},
+            "endpoints are for discovery.kind list",
+        ),
+        ({"discovery": {"kind": "kubernetes", "namespace": "A_b"}}, "namespace"),
+        ({"discovery": {"kind": "kubernetes", "label_selector": ""}}, "label_selector"),
+    ],
+)
+def test_a_way_to_find_engines_that_would_be_ignored_is_refused(
+    values: dict[str, object], why: str
+) -> None:
+    with pytest.raises(ValidationError, match=why):
+        FrontSettings.model_validate(values)
