@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
+from gateway.adapters_config import AdapterSettings
 from router.catalog import POLICIES
 
 _STRICT = ConfigDict(extra="forbid", frozen=True)
@@ -354,4 +355,7 @@ class GatewaySettings(BaseModel):
     )
     sharing: SharingSettings = Field(
         default_factory=SharingSettings, description="How several gateways work as one."
+    )
+    adapters: AdapterSettings = Field(
+        default_factory=AdapterSettings, description="LoRA adapters, loaded as requests ask."
     )

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Final
 
 from gateway.accounting import Account
+from gateway.adapters import Adapters
 from gateway.config import GatewaySettings
 from gateway.disaggregation import Disaggregation, check_second
 from gateway.forward import STREAM_HEADERS, ClientGone, Exchange, Sink
@@ -26,12 +27,13 @@ from headrace.core.clock import Clock
 from headrace.core.errors import (
     CapacityError,
     EngineError,
+    EngineRefused,
     EngineTimeout,
     EngineUnreachable,
     HeadraceError,
     NoEndpoint,
 )
-from headrace.core.ids import EndpointId, RequestId
+from headrace.core.ids import EndpointId, ModelName, RequestId
 from headrace.core.outcome import Outcome
 from headrace.core.request import NO_ENGINE_BLOCKS, RouteRequest
 from headrace.service.telemetry import Telemetry
@@ -66,7 +68,9 @@ class Dispatcher:
         circuit: Circuit,
         clock: Clock,
         telemetry: Telemetry,
+        adapters: Adapters | None = None,
     ) -> None:
+        self._adapters = adapters
         self._settings = settings
         self._router = router
         self._placing = placing
@@ -196,6 +200,8 @@ class Dispatcher:
         sink: Sink,
     ) -> Decision:
         """Have it placed, or say how the last attempt failed when no endpoint is left."""
+        if self._adapters is not None:
+            tried |= self._adapters.resting(route.model)
         try:
             decision = await self._placing.place(
                 route, tried, name=account.request_id, attempt=account.attempts, sink=sink
@@ -204,6 +210,9 @@ class Dispatcher:
             account.model = route.model
             if last is not None:
                 raise last from None
+            why = None if self._adapters is None else self._adapters.why(route.model)
+            if why is not None:
+                raise NoEndpoint(f"no endpoint can load {route.model!r} now: {why}") from None
             raise
         account.model = route.model
         return decision
@@ -234,14 +243,37 @@ class Dispatcher:
         account.predicted_ttft_s = _predicted_ttft_s(decision, self._router.time_scale)
         prefill_id = decision.candidate.prefill_id
         try:
+            await self._load_adapter(route, prefill_id, endpoint_id, sink)
             if prefill_id is not None:
                 request = await self._split.prefill(route, prefill_id, request, head, sink)
             exchange = await self._forward(route, endpoint_id, request, head, account, sink)
             if prefill_id is not None:
                 check_second(exchange.status)
+            if exchange.status == 404 and self._lost(endpoint_id, route.model):
+                raise EngineRefused(f"{endpoint_id} no longer has {route.model!r}")
             return self._settle(exchange, request, account, sink)
         finally:
             self._placing.released(route.request_id, account.usage)
+
+    async def _load_adapter(
+        self,
+        route: RouteRequest,
+        prefill_id: EndpointId | None,
+        endpoint_id: EndpointId,
+        sink: Sink,
+    ) -> None:
+        """Hold the request until the endpoints chosen for it have its adapter, if it needs one."""
+        if self._adapters is None or self._router.adapters.spec(route.model) is None:
+            return
+        for one in (endpoint_id, prefill_id):
+            if one is not None:
+                await self._adapters.ensure(self._router.endpoint(one), route.model, sink)
+
+    def _lost(self, endpoint_id: EndpointId, model: ModelName) -> bool:
+        """Return whether an engine that does not know a name was believed to have it loaded."""
+        if self._adapters is None:
+            return False
+        return self._adapters.lost(self._router.endpoint(endpoint_id), model)
 
     async def _forward(
         self,

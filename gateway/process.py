@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Protocol, cast
 
@@ -16,6 +17,8 @@ import uvicorn
 from prometheus_client import CollectorRegistry
 
 from gateway.accounting import Accounts, LineWriter
+from gateway.adapter_hosts import RealHosts
+from gateway.adapters import Adapters
 from gateway.admission import Admission
 from gateway.app import Gateway, cold_app
 from gateway.config import GatewaySettings, KvEventSettings
@@ -33,6 +36,7 @@ from gateway.watch import Watch
 from headrace.core.clock import Clock
 from headrace.core.endpoint import EndpointView
 from headrace.core.errors import ConfigError
+from headrace.runtime.adapter_source import AdapterSource, ListedAdapters
 from headrace.runtime.client import ClientLimits, EngineClient
 from headrace.runtime.discovery import EndpointSource
 from headrace.service.clock import RealClock
@@ -54,7 +58,7 @@ class Lines(LineWriter, Protocol):
         ...
 
 
-async def run_gateway(
+async def run_gateway(  # noqa: PLR0913 -- what a gateway is made of
     settings: GatewaySettings,
     router: Router,
     source: EndpointSource,
@@ -62,6 +66,7 @@ async def run_gateway(
     ready: Callable[[str], None],
     stop: asyncio.Event,
     lines: Lines | None = None,
+    adapters: AdapterSource | None = None,
 ) -> None:
     """Serve until ``stop`` is set, then let streams in flight finish for ``drain_s`` seconds.
 
@@ -72,6 +77,7 @@ async def run_gateway(
         ready: Called with the URL as soon as connections are accepted.
         stop: Set it to stop; cancelling the task stops without waiting for streams.
         lines: Where request lines go; None writes none.
+        adapters: Which adapters there are; None: those that the settings name.
 
     Raises:
         ConfigError: if the keys file is wrong or the address cannot be listened on.
@@ -81,18 +87,22 @@ async def run_gateway(
     registry = CollectorRegistry()
     telemetry = Telemetry(registry)
     keys = load_keys(settings.keys_file)
-    parts = _build(settings, router, keys, telemetry, clock, lines)
+    listener = _bind(settings)
+    session = make_session(HttpLimits(), key=settings.upstream.key)
+    loading = _loading(
+        settings, router, adapters, session=session, clock=clock, telemetry=telemetry
+    )
+    parts = replace(_build(settings, router, keys, telemetry, clock, lines), adapters=loading)
     cold = cold_app(router, keys, registry)
     add_explaining(cold, keys, parts.decisions, parts.shadow, clock)
     service = Service(settings, parts)
-    app = Gateway(service, cold)
     fronts = Fronts(service, settings.limits, clock)
-    listener = _bind(settings)
     subscriber = Subscriber(router.prefixes, _following(settings.kv_events), clock)
-    session = make_session(HttpLimits(), key=settings.upstream.key)
     preparing = Preparing(router, service.sources, parts.tokens, partial(_engine, session))
     watch = Watch(router, source, parts, service, subscriber, preparing)
+    loading.apply()
     watch.apply()  # what is known already is served from the first connection on
+    loading.changed = watch.apply
     try:
         shared = open_sharing(
             settings.sharing,
@@ -107,13 +117,14 @@ async def run_gateway(
             tasks.start("idle", fronts.sweep, restart=Restart())
             tasks.start("tokenizers", preparing.run, restart=FOR_EVER)
             tasks.start("held", service.placing.tick, restart=Restart())
-            for name, work in (*watch.tasks(), *shared):
+            for name, work in (*watch.tasks(), *loading.tasks(), *shared):
                 tasks.start(name, work, restart=Restart())
             if lines is not None:
                 tasks.start("lines", lambda: _flush(lines), restart=Restart())
-            await _listen(app, fronts, settings, listener, ready, stop)
+            await _listen(Gateway(service, cold), fronts, settings, listener, ready, stop)
     finally:
         listener.close()
+        await loading.close()
         await session.close()
         parts.upstream.close()
         parts.tokens.close()
@@ -147,6 +158,26 @@ def _build(
         ),
         tokens=PromptTokens(settings.tokens, telemetry),
         shadow=None if routing.shadow is None else Shadow(routing.shadow, router.seed),
+    )
+
+
+def _loading(
+    settings: GatewaySettings,
+    router: Router,
+    source: AdapterSource | None,
+    *,
+    session: aiohttp.ClientSession,
+    clock: Clock,
+    telemetry: Telemetry,
+) -> Adapters:
+    """Make what loads adapters; nothing is loaded yet."""
+    return Adapters(
+        settings.adapters,
+        router,
+        source or ListedAdapters(settings.adapters.specs()),
+        hosts=RealHosts(settings.adapters, session, clock),
+        clock=clock,
+        telemetry=telemetry,
     )
 
 

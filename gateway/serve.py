@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.accounting import Account, Accounts
+from gateway.adapters import Adapters
 from gateway.admission import Admission, Place, client_request_id
 from gateway.config import GatewaySettings
 from gateway.decisions import Decisions
@@ -57,6 +58,7 @@ class Parts:
     decisions: Decisions
     tokens: PromptTokens
     shadow: Shadow | None = None
+    adapters: Adapters | None = None
 
 
 class Service:
@@ -85,6 +87,7 @@ class Service:
             circuit=parts.circuit,
             clock=parts.clock,
             telemetry=parts.telemetry,
+            adapters=parts.adapters,
         )
         self._decisions = parts.decisions
         self._now_s = parts.clock.now_s

@@ -48,8 +48,10 @@ class Watch:
     def apply(self) -> None:
         """Take the list as it is now."""
         views = self._source.endpoints()
+        if self._parts.adapters is not None:
+            views = self._parts.adapters.seen(views)
         before = {view.endpoint_id for view in self._router.endpoints()}
-        self._router.set_endpoints(views)
+        self._router.set_endpoints(views, self._parts.clock.now_s())
         self._service.sources.forget()
         # one that is down has lost what it held: should it come back, its events begin anew
         self._subscriber.follow(view for view in views if view.health is not Health.DOWN)

@@ -18,8 +18,8 @@ class LeastAdapters(Rule):
     created; here the first request does that, so that popular adapters, which come first, are
     spread evenly, which is the better for it.
 
-    Source: pkg/controller/modeladapter/scheduling/least_adapters.go of vllm-project/aibrix at
-    e3e10f9e (2026-08); ``replicas`` may be 1, or unset for all pods (#1675, #1742).
+    Source: pkg/controller/modeladapter/scheduling of vllm-project/aibrix (``leastAdapters`` is the
+    default); ``replicas`` may be 1, or unset for all pods (#1675, #1742).
     """
 
     def __init__(self, known: Known) -> None:
@@ -52,13 +52,11 @@ class LoadedEverywhere(Rule):
 
 
 class AffinityFirst(Rule):
-    """The endpoints where the adapter is in a slot, the least loaded of them; else the least of all.
+    """Where the adapter is in a slot, else where one is free; the least loaded of several.
 
-    What llm-d's ``lora-affinity-scorer`` comes to (1.0 where it is active, 0.8 where a slot is
-    free, 0 where all are taken), its other scorers breaking ties. It knows what slots hold from
-    its own dispatches, at once; in reality from scrapes.
-
-    Source: llm-d-inference-scheduler at 520af478, scorer/loraaffinity.
+    The form of llm-d's LoRA affinity (1.0 where it is active, 0.8 where there is room, 0 where it
+    is full), with requests in flight to break ties. Its weight among llm-d's other scorers is not
+    modelled. It knows what slots hold from its own dispatches, at once; in reality from scrapes.
     """
 
     SLOTS = 16
@@ -70,7 +68,9 @@ class AffinityFirst(Rule):
     @override
     def choose(self, request: RouteRequest, now_s: float) -> Choice:
         counts = self._known.counts()
-        costs = [(-self._score(slots, request.model), counts[i]) for i, slots in enumerate(self._slots)]
+        costs = [
+            (-self._score(slots, request.model), counts[i]) for i, slots in enumerate(self._slots)
+        ]
         best = min(costs)
         index = self._known.rng.choice([i for i, cost in enumerate(costs) if cost == best])
         slots = self._slots[index]

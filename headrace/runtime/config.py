@@ -156,12 +156,39 @@ class EndpointSettings(BaseModel):
     adapter_load_ms: float = Field(
         default=_SPEED.adapter_load_ms,
         ge=0,
-        description="Milliseconds in which it loads an adapter.",
+        description="Milliseconds in which it loads an adapter, download included, before any "
+        "load was timed.",
+    )
+    adapter_swap_ms: float = Field(
+        default=_SPEED.adapter_swap_ms,
+        ge=0,
+        description="Milliseconds for which it stands still to bring an adapter that it knows into "
+        "a slot.",
+    )
+    adapter_slots: int | None = Field(
+        default=None,
+        ge=0,
+        le=4_096,
+        description="Adapters that it can have in one step (vLLM's --max-loras); 0: it takes none. "
+        "Unset: gateway.adapters.slots.",
+    )
+    adapter_rank: int | None = Field(
+        default=None,
+        ge=1,
+        le=4_096,
+        description="Widest adapter that it takes (vLLM's --max-lora-rank). Unset: any.",
+    )
+    runtime_url: str | None = Field(
+        default=None,
+        description="http://HOST:PORT of the sidecar beside it, which loads its adapters. Unset: "
+        "the gateway does that itself.",
     )
 
-    @field_validator("url")
+    @field_validator("url", "runtime_url")
     @classmethod
-    def _is_url(cls, url: str) -> str:
+    def _is_url(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
             raise ValueError(f"expected http://HOST:PORT, found {url!r}")
@@ -195,10 +222,14 @@ class EndpointSettings(BaseModel):
                 fetch_tokens_per_s=self.fetch_tokens_per_s,
                 transfer_tokens_per_s=self.transfer_tokens_per_s,
                 adapter_load_ms=self.adapter_load_ms,
+                adapter_swap_ms=self.adapter_swap_ms,
             ),
             kv_events=None if events is None else KvEventSource(**events.model_dump()),
             loadable=tuple(ModelName(name) for name in self.loadable),
             labels=tuple(sorted(self.labels.items())),
             dp_rank=self.dp_rank,
             simulated=self.simulated,
+            runtime_url=self.runtime_url,
+            adapter_slots=self.adapter_slots,
+            adapter_rank=self.adapter_rank,
         )
