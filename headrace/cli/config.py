@@ -179,9 +179,9 @@ class DiscoverySettings(BaseModel):
 
     @model_validator(mode="after")
     def _nothing_is_ignored(self) -> Self:
-        if self.kind == "list":
-            for field in self.model_fields_set - {"kind"}:
-                raise ValueError(f"{field} is for discovery.kind kubernetes")
+        said = self.model_dump(exclude={"kind"}, exclude_defaults=True)
+        if self.kind == "list" and said:
+            raise ValueError(f"{', '.join(said)}: for discovery.kind kubernetes")
         return self
 
 

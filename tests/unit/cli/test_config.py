@@ -119,7 +119,7 @@ def test_pods_are_found_everywhere_unless_a_namespace_is_named() -> None:
 @pytest.mark.parametrize(
     ("values", "why"),
     [
-        ({"discovery": {"namespace": "a"}}, "namespace is for discovery.kind kubernetes"),
+        ({"discovery": {"namespace": "a"}}, "namespace: for discovery.kind kubernetes"),
         (
             {"discovery": {"kind": "kubernetes"}, "endpoints": [{"url": "http://h:1"}]},
             "endpoints are for discovery.kind list",
