@@ -11,15 +11,12 @@ from typing import Any, Final
 from controller.api.base import API_VERSION
 from controller.api.model_service import KIND
 from controller.models.state import Action, Apply, Create, Delete, Object, SetStatus, Tell
+from controller.sight import OWNED
 from headrace.core.clock import Clock
 from headrace.service.kube.errors import KubeConflict, KubeExists, KubeNotFound
 from headrace.service.kube.events import Recorder
 from headrace.service.kube.resource import (
-    CONTROLLER_REVISIONS,
     MODEL_SERVICES,
-    PDBS,
-    PODS,
-    RAY_CLUSTERS,
     Key,
     Resource,
     key_of,
@@ -27,7 +24,7 @@ from headrace.service.kube.resource import (
 from headrace.service.kube.writes import Writes
 
 KINDS: Final[Mapping[str, Resource]] = MappingProxyType(
-    {resource.kind: resource for resource in (PODS, CONTROLLER_REVISIONS, PDBS, RAY_CLUSTERS)}
+    {resource.kind: resource for resource in OWNED}
 )
 
 UNSEEN_S: Final = 30.0

@@ -93,7 +93,8 @@ class Loop:
                 for cluster in self._sight.of(RAY_CLUSTERS, key, uid)
             ),
         ]
-        observed = observe(service, spec, replicas, others)
+        kinds = frozenset(kind.kind for kind in self._sight.kinds)
+        observed = observe(service, spec, replicas, others, kinds)
         now_s = self._epoch_s()
         at = datetime.fromtimestamp(now_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         decision = reconcile(observed, self._images, now_s, at)

@@ -22,7 +22,7 @@ from controller.acting import Acting
 from controller.config import ControllerSettings
 from controller.loop import Loop
 from controller.metrics import CONTROLLER_METRICS
-from controller.sight import OWNED, Sight
+from controller.sight import ALWAYS, OWNED, Sight
 from headrace.core.errors import ConfigError
 from headrace.service.clock import RealClock
 from headrace.service.kube.api import Api
@@ -30,7 +30,7 @@ from headrace.service.kube.connect import open_api, served
 from headrace.service.kube.events import Recorder
 from headrace.service.kube.lease import Terms
 from headrace.service.kube.lease_shell import Elector, KubeLeases
-from headrace.service.kube.resource import RAY_CLUSTERS, Key
+from headrace.service.kube.resource import Key
 from headrace.service.kube.workqueue_shell import WorkLimits, WorkQueue
 from headrace.service.kube.writes import Writes
 from headrace.service.tasks import Restart, Tasks
@@ -71,7 +71,7 @@ async def run_controller(
             rng,
             namespace=settings.namespace or "",
             changed=lambda key: queue.add_after(key, settings.settle_s),
-            kinds=[kind for kind in OWNED if kind is not RAY_CLUSTERS or await served(api, kind)],
+            kinds=[kind for kind in OWNED if kind in ALWAYS or await served(api, kind)],
         )
         writes = Writes(api, settings.writes_per_s, settings.writes_burst, clock=clock)
         recorder = Recorder(writes, instance=os.uname().nodename, clock=clock, rng=rng)

@@ -17,6 +17,7 @@ from headrace.service.kube.api import Api
 from headrace.service.kube.reflector import Reflector
 from headrace.service.kube.resource import (
     CONTROLLER_REVISIONS,
+    INFERENCE_POOLS,
     MODEL_SERVICES,
     PDBS,
     PODS,
@@ -26,8 +27,10 @@ from headrace.service.kube.resource import (
     Resource,
 )
 
-OWNED: Final = (PODS, CONTROLLER_REVISIONS, PDBS, RAY_CLUSTERS)
-"""What a service is made of."""
+ALWAYS: Final = (PODS, CONTROLLER_REVISIONS, PDBS)
+OPTIONAL: Final = (RAY_CLUSTERS, INFERENCE_POOLS)
+OWNED: Final = (*ALWAYS, *OPTIONAL)
+"""What a service is made of; a cluster may lack the optional kinds."""
 
 RAY_CLUSTER_LABEL: Final = "ray.io/cluster"
 """By which KubeRay marks the pods of a cluster."""

@@ -27,6 +27,7 @@ def observe(
     spec: ModelServiceSpec,
     replicas: Iterable[Replica],
     others: Iterable[tuple[str, Object]],
+    kinds: frozenset[str],
 ) -> Observed:
     """Put what is there into one value.
 
@@ -35,6 +36,7 @@ def observe(
         spec: Its spec, read.
         replicas: That carry its label and are its own.
         others: Other objects of its own, each with its kind: stored templates, budgets.
+        kinds: That the cluster serves, of those that a service may be made of.
 
     """
     owner = owner_of(service)
@@ -53,6 +55,7 @@ def observe(
         templates=templates,
         status=status,
         others=by_name,
+        kinds=kinds,
     )
 
 

@@ -25,7 +25,14 @@ from controller.models.state import (
     VariantMemory,
 )
 from controller.models.status import VariantView, status
-from controller.models.words import MANAGED_BY, SERVICE_LABEL, VARIANT_LABEL
+from controller.models.words import (
+    ENGINE_PORT,
+    MANAGED_BY,
+    PICKER,
+    PICKER_PORT,
+    SERVICE_LABEL,
+    VARIANT_LABEL,
+)
 
 
 def reconcile(observed: Observed, images: Images, now_s: float, at: str) -> Decision:
@@ -47,6 +54,7 @@ def reconcile(observed: Observed, images: Images, now_s: float, at: str) -> Deci
     actions += _of_no_variant(observed, views)
     actions += _unused_templates(observed, views)
     actions += _budget(observed)
+    actions += _pool(observed)
     wanted_status = status(observed, views, at)
     if wanted_status != observed.status:
         actions.append(SetStatus(wanted_status))
@@ -132,13 +140,21 @@ def _budget(observed: Observed) -> Iterator[Action]:
         "maxUnavailable": max(1, observed.spec.rollout.max_unavailable),
         "selector": {"matchLabels": {SERVICE_LABEL: owner.name}},
     }
-    there = observed.others.get(("PodDisruptionBudget", owner.name))
-    if there is not None and there.get("spec", {}) | spec == there.get("spec"):
+    yield from _applied(observed, "policy/v1", "PodDisruptionBudget", spec)
+
+
+def _applied(
+    observed: Observed, api_version: str, kind: str, spec: Mapping[str, Any]
+) -> Iterator[Action]:
+    """Have an object of the service's own name say ``spec``, if it does not yet."""
+    owner = observed.owner
+    there = observed.others.get((kind, owner.name), {}).get("spec", {})
+    if {key: there.get(key) for key in spec} == spec:
         return
     yield Apply(
         {
-            "apiVersion": "policy/v1",
-            "kind": "PodDisruptionBudget",
+            "apiVersion": api_version,
+            "kind": kind,
             "metadata": {
                 "name": owner.name,
                 "namespace": owner.namespace,
@@ -148,6 +164,27 @@ def _budget(observed: Observed) -> Iterator[Action]:
             "spec": spec,
         }
     )
+
+
+def _pool(observed: Observed) -> Iterator[Action]:
+    """Publish the endpoints to gateways of the Inference Extension, where the cluster has it.
+
+    Nobody answers as endpoint picker for us: such gateways choose for themselves (FailOpen).
+    Source: Gateway API Inference Extension v1, InferencePool.
+    """
+    if "InferencePool" not in observed.kinds:
+        return
+    owner = observed.owner
+    spec = {
+        "selector": {"matchLabels": {SERVICE_LABEL: owner.name}},
+        "targetPorts": [{"number": ENGINE_PORT}],
+        "endpointPickerRef": {
+            "name": PICKER,
+            "port": {"number": PICKER_PORT},
+            "failureMode": "FailOpen",
+        },
+    }
+    yield from _applied(observed, "inference.networking.k8s.io/v1", "InferencePool", spec)
 
 
 def _news(observed: Observed, views: list[VariantView]) -> Iterator[Tell]:

@@ -19,6 +19,10 @@ RUNTIME_PORT: Final = 8_081
 EVENTS_PORT: Final = 5_557
 REPLAY_PORT: Final = 5_558
 
+PICKER: Final = "headrace-endpoint-picker"
+PICKER_PORT: Final = 9_002
+"""What an InferencePool must name as its endpoint picker, at the Inference Extension's port."""
+
 ENGINE: Final = "engine"
 RUNTIME: Final = "runtime"
 """Names of a pod's containers."""

@@ -8,6 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from controller.api.model_service import ModelServiceSpec
 from controller.models.state import Observed
 from tests.support.model_cluster import ModelCluster, spec_of
 
@@ -24,7 +25,7 @@ class Rollouts(RuleBasedStateMachine):
         self.stale: Observed = self.cluster.observed()
         self.cluster.settle()
 
-    def _spec(self):  # type: ignore[no-untyped-def]
+    def _spec(self) -> ModelServiceSpec:
         return spec_of(
             replicas=self.replicas, rollout=self.limits, engine={"args": list(self.args)}
         )

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from controller.api.model_service import ModelServiceSpec
-from controller.models.observe import memory_of
 from controller.models.pod import Images
 from controller.models.reconcile import reconcile
 from controller.models.state import (
@@ -21,6 +20,7 @@ from controller.models.state import (
     Replica,
     SetStatus,
 )
+from controller.models.status import memory_of
 from controller.models.words import REVISION_LABEL, VARIANT_LABEL
 
 IMAGES = Images("headrace:test", {})
@@ -46,6 +46,7 @@ class ModelCluster:
     bad_args: frozenset[str] = frozenset({"--broken"})
     made: int = 0
     images: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    kinds: frozenset[str] = frozenset({"Pod", "PodDisruptionBudget", "ControllerRevision"})
 
     def observed(self) -> Observed:
         """Return what a controller would see."""
@@ -61,6 +62,7 @@ class ModelCluster:
             },
             status=self.status,
             others=dict(self.others),
+            kinds=self.kinds,
         )
 
     def decide(self, observed: Observed | None = None) -> Decision:

@@ -160,6 +160,17 @@ def test_templates_that_nobody_needs_are_dropped() -> None:
     assert len(kept) == 1
 
 
+def test_endpoints_are_published_to_gateways_where_the_cluster_has_the_kind() -> None:
+    cluster = settled(replicas=1)
+    assert ("InferencePool", "m") not in cluster.others
+    cluster.kinds |= {"InferencePool"}
+    cluster.settle()
+    pool = cluster.others["InferencePool", "m"]["spec"]
+    assert pool["selector"] == {"matchLabels": {"headrace.dev/model-service": "m"}}
+    assert pool["targetPorts"] == [{"number": 8000}]
+    assert pool["endpointPickerRef"]["failureMode"] == "FailOpen"
+
+
 def test_at_rest_the_status_is_not_written() -> None:
     cluster = settled(replicas=2)
     cluster.now_s += 10_000
