@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from tests.kube.cluster import STATE, Cluster
-from tests.kube.programs import missing
+from tests.kube.programs import missing, unable
 
 FOLDER = Path(tempfile.gettempdir()) / "headrace-kube"
 
@@ -41,7 +41,7 @@ def main() -> int:
 
 
 def _up(folder: Path, nodes: int, kubeconfig: Path | None) -> int:
-    lacking = missing()
+    lacking = unable() or missing()
     if lacking:
         print(lacking, file=sys.stderr)  # noqa: T201
         return 1

@@ -29,16 +29,21 @@ def cache_dir() -> Path:
     return tools_dir().parent
 
 
-def missing() -> str | None:
-    """Say what this machine lacks to run a cluster of its own; None when nothing."""
+def unable() -> str | None:
+    """Say why this machine can never run a cluster of its own, whatever is installed."""
     if os.geteuid() != 0:
         return "a cluster of real containers needs root"
-    without = [name for name in SYSTEM if shutil.which(name) is None]
-    without += [] if (CNI_PLUGINS / "bridge").exists() else ["containernetworking-plugins"]
     if not Path("/sys/fs/cgroup/memory").is_dir():
         return "the cluster's nodes need cgroup v1"
     if shutil.which("go") is None:
-        without.append("go")
+        return "the cluster's programs are built with Go, which is not installed"
+    return None
+
+
+def missing() -> str | None:
+    """Say what has still to be installed or built for a cluster of its own; None when nothing."""
+    without = [name for name in SYSTEM if shutil.which(name) is None]
+    without += [] if (CNI_PLUGINS / "bridge").exists() else ["containernetworking-plugins"]
     if without:
         return f"not installed: {', '.join(without)}"
     unbuilt = [name for name in PROGRAMS if not (tools_dir() / name).exists()]
