@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,11 +65,11 @@ class Worker:
 class Stack:
     """The running command. ``start_s`` is how long it took until two workers served."""
 
-    def __init__(self, model: Path, folder: Path) -> None:
+    def __init__(self, model: Path, folder: Path, settings: Mapping[str, Any] = SETTINGS) -> None:
         self.model = model
         self.files = ModelFiles(str(model))
         config = folder / "up.yaml"
-        config.write_text(yaml.safe_dump(SETTINGS))
+        config.write_text(yaml.safe_dump(settings))
         self._log = folder / "up.log"
         command = [sys.executable, "-m", "headrace.cli", "up", "--engine", "vllm"]
         command += ["--model", str(model), "--replicas", "2", "--config", str(config)]
