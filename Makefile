@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
-.PHONY: e2e-kube help serve setup setup-dev test check format lint docs results lock demo e2e-lora e2e-ray e2e-vllm bench-decide bench-disaggregation bench-gateway bench-routing bench-routing-real bench-simulator bench-replicas bench-simulator-http bench-tokens
+.PHONY: e2e-kube help serve setup setup-dev test check format lint docs results lock demo e2e-lora e2e-ray e2e-vllm bench-controller bench-decide bench-disaggregation bench-gateway bench-routing bench-routing-real bench-simulator bench-replicas bench-simulator-http bench-tokens
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,10 @@ lint: setup-dev ## Format, ruff, mypy strict, import contracts
 
 format: setup-dev ## Rewrite the code in the house format
 	@$(PY) -m ruff format -q . && $(PY) -m ruff check -q --fix .
+
+bench-controller: setup-dev ## 500 services of 5,000 pods: how fast the controller acts, what it costs (10 minutes)
+	@tests/kube/install-tools >/dev/null
+	@$(PY) -m bench.controller
 
 bench-decide: setup-dev ## What a routing decision costs by endpoints and prompt, and the index
 	@$(PY) -m bench.decide
