@@ -94,13 +94,19 @@ class Acting:
                         message,
                     )
 
+    def seen(self, resource: Resource, key: Key) -> None:
+        """Take note that a watch shows an object: from now on what it shows is what counts."""
+        for verb in ("create", "apply", "status"):
+            self._recent.forget((verb, resource.kind, key))
+
     async def _create(self, manifest: Object) -> None:
-        what = ("create", manifest["kind"], key_of(manifest), owner_uid(manifest))
-        if self._recent.is_made(what):
+        what = ("create", manifest["kind"], key_of(manifest))
+        owner = owner_uid(manifest)
+        if self._recent.is_made(what, owner):
             return
         with suppress(KubeExists):  # made before, by us or by who led before us
             await self._writes.create(KINDS[manifest["kind"]], manifest)
-        self._recent.made(what)
+        self._recent.made(what, owner)
 
     async def _apply(self, manifest: Object) -> None:
         what = ("apply", manifest["kind"], key_of(manifest))
@@ -119,7 +125,7 @@ class Acting:
 
     async def _set_status(self, service: Object, status: Object) -> None:
         namespace, name = key_of(service)
-        what = ("status", service["metadata"]["uid"])
+        what = ("status", KIND, (namespace, name))
         if self._recent.is_made(what, status):
             return
         body: dict[str, Any] = {

@@ -65,19 +65,21 @@ async def run_controller(
     telemetry = Telemetry(registry, CONTROLLER_METRICS)
     async with AsyncExitStack() as stack:
         api = await stack.enter_async_context(await open_api(settings.kubeconfig))
+        writes = Writes(api, settings.writes_per_s, settings.writes_burst, clock=clock)
+        recorder = Recorder(writes, instance=os.uname().nodename, clock=clock, rng=rng)
+        acting = Acting(writes, recorder, clock)
         sight = Sight(
             api,
             clock,
             rng,
             namespace=settings.namespace or "",
             changed=lambda key: queue.add_after(key, settings.settle_s),
+            seen=acting.seen,
             kinds=[kind for kind in OWNED if kind in ALWAYS or await served(api, kind)],
         )
-        writes = Writes(api, settings.writes_per_s, settings.writes_burst, clock=clock)
-        recorder = Recorder(writes, instance=os.uname().nodename, clock=clock, rng=rng)
         loop = Loop(
             sight,
-            Acting(writes, recorder, clock),
+            acting,
             settings.images_used(),
             clock=clock,
             epoch_s=time.time,  # noqa: TID251 -- compared with the API server's times only

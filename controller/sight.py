@@ -48,10 +48,11 @@ class Sight:
         namespace: "" for all.
         kinds: Of what services are made of; those that the cluster does not serve are left out.
         changed: Takes the key of a service that is to be looked at.
+        seen: Takes the kind and key of an object of a service's that came or changed.
 
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- keywords, each used for one thing
         self,
         api: Api,
         clock: Clock,
@@ -59,16 +60,18 @@ class Sight:
         *,
         namespace: str,
         changed: Callable[[Key], None],
+        seen: Callable[[Resource, Key], None],
         kinds: Sequence[Resource] = OWNED,
     ) -> None:
         self._changed = changed
+        self._seen = seen
         self._of_service: dict[Resource, dict[Key, set[Key]]] = {kind: {} for kind in kinds}
         self._service_of: dict[tuple[Resource, Key], Key] = {}
         self.services = Reflector(
             api,
             MODEL_SERVICES,
             namespace=namespace,
-            on_change=changed,
+            on_change=self._service_changed,
             clock=clock,
             rng=rng,
         )
@@ -126,6 +129,10 @@ class Sight:
                 found[name] = items[key]
         return found
 
+    def _service_changed(self, key: Key) -> None:
+        self._seen(MODEL_SERVICES, key)
+        self._changed(key)
+
     def _owned_changed(self, resource: Resource, key: Key) -> None:
         obj = self._owned[resource].items.get(key)
         service = self._service_of.get((resource, key))
@@ -138,6 +145,7 @@ class Sight:
             service = (key[0], labels[SERVICE_LABEL])
             self._service_of[resource, key] = service
             self._of_service[resource].setdefault(service, set()).add(key)
+            self._seen(resource, key)
         if service is not None:
             self._changed(service)
 

@@ -96,7 +96,7 @@ def template(
             ROLE_LABEL: variant.role,
             MANAGED_BY[0]: MANAGED_BY[1],
         },
-        "annotations": {**extras.annotations, ENDPOINT_ANNOTATION: _endpoint(spec)},
+        "annotations": {**extras.annotations, ENDPOINT_ANNOTATION: _endpoint(owner, spec)},
         "spec": _without_none(
             {
                 "initContainers": sidecars,
@@ -321,9 +321,10 @@ def _apart(owner: Owner, variant: Variant) -> dict[str, Any]:
     }
 
 
-def _endpoint(spec: ModelServiceSpec) -> str:
+def _endpoint(owner: Owner, spec: ModelServiceSpec) -> str:
     """Return what a gateway must know of the pod, as JSON."""
     said: dict[str, object] = {"port": ENGINE_PORT, "runtime_port": RUNTIME_PORT}
+    said["models"] = [served_name(owner, spec)]  # so that one not ready yet is no unknown model
     if spec.engine.kv_events:
         said |= {"kv_events_port": EVENTS_PORT, "kv_replay_port": REPLAY_PORT}
     if spec.engine.kind is Engine.SIMULATED:
