@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Final
 
 from gateway.adapter_hosts import AdapterHosts
@@ -301,13 +302,18 @@ class Adapters:
 
     def _with_loaded(self, view: EndpointView) -> EndpointView:
         """Correct an endpoint's list where it was read before our last load, and add its slots."""
+        if view.adapter_slots is None and self._settings.slots is not None:
+            view = replace(view, adapter_slots=self._settings.slots)
         now_s = self._clock.now_s()
-        files = dict(zip(view.models, (*view.files, *(None,) * len(view.models)), strict=False))
-        for (endpoint_id, name), found in self._loaded.items():
-            if endpoint_id == view.endpoint_id and now_s - found.at_s <= GRACE_S:
-                files[name] = ModelFiles(found.path, found.spec.base)
-        slots = view.adapter_slots if view.adapter_slots is not None else self._settings.slots
-        return replace(view, models=tuple(files), files=tuple(files.values()), adapter_slots=slots)
+        new = {
+            name: ModelFiles(found.path, found.spec.base)
+            for (endpoint_id, name), found in self._loaded.items()
+            if endpoint_id == view.endpoint_id and now_s - found.at_s <= GRACE_S
+        }
+        if not new:
+            return view
+        files = {**dict(zip_longest(view.models, view.files)), **new}
+        return replace(view, models=tuple(files), files=tuple(files.values()))
 
     def _engine_s(self) -> float:
         return self._clock.now_s() * self._router.time_scale
