@@ -29,17 +29,18 @@ def metrics_table(metrics: Sequence[MetricSpec]) -> str:
     return "\n".join(rows) + "\n"
 
 
-def settings_tables(model: type[BaseModel], skip: Collection[str] = ()) -> str:
+def settings_tables(model: type[BaseModel], skip: Collection[str] = (), top: str = "") -> str:
     """Return one Markdown section per group of settings, named by its dotted path.
 
     Args:
-        model: The settings.
+        model: The settings. Fields are called as they are outside, by their aliases.
         skip: Top-level groups that are described elsewhere.
+        top: Path of the model itself.
 
     """
     return "\n".join(
         _section(path, group)
-        for path, group in _groups(model, "")
+        for path, group in _groups(model, top)
         if path.split(".")[0] not in skip
     )
 
@@ -51,14 +52,15 @@ def _groups(model: type[BaseModel], path: str) -> Iterator[tuple[str, type[BaseM
         inner = group_in(field.annotation)
         if inner is not None:
             many = "[]" if typing.get_origin(field.annotation) in (list, tuple) else ""
-            yield from _groups(inner, f"{path}.{name}{many}".lstrip("."))
+            yield from _groups(inner, f"{path}.{field.alias or name}{many}".lstrip("."))
 
 
 def _section(path: str, model: type[BaseModel]) -> str:
     intro = (model.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")
     lines = [f"## `{path}`" if path else "## Top level", "", " ".join(intro.split()), ""]
     lines += ["| key | default | allowed | meaning |", "|---|---|---|---|"]
-    for name, field in model.model_fields.items():
+    for own_name, field in model.model_fields.items():
+        name = field.alias or own_name
         lines.append(
             f"| `{name}` | {_default(field)} | {_allowed(field)} | {_meaning(path, name, field)} |"
         )
@@ -88,13 +90,16 @@ def _default(field: FieldInfo) -> str:
 
 
 def _allowed(field: FieldInfo) -> str:
-    bounds = [
+    return ", ".join([_cell(_words(field.annotation)), *_bounds(field.metadata)])
+
+
+def _bounds(metadata: Sequence[object]) -> list[str]:
+    return [
         f"{mark} {_number(getattr(bound, attribute))}"
         for kind, attribute, mark in _MARKS
-        for bound in field.metadata
+        for bound in metadata
         if isinstance(bound, kind)
     ]
-    return ", ".join([_cell(_words(field.annotation)), *bounds])
 
 
 def _number(value: float) -> str:
@@ -115,18 +120,25 @@ _WORDS: Final = {
 def _words(annotation: object) -> str:
     """Say in words what a value may be."""
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is None:
+        return _plain_words(annotation)
     if origin is typing.Literal:
         return ", ".join(f"`{value}`" for value in inner)
+    if origin is typing.Annotated:
+        fields = [each for each in inner[1:] if isinstance(each, FieldInfo)]
+        return ", ".join([_words(inner[0]), *(b for f in fields for b in _bounds(f.metadata))])
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_words(kind) for kind in inner)
-    if origin is not None:
-        name = "mapping" if origin is dict else "list"
-        return f"{name} of {' to '.join(_words(kind) for kind in inner if kind is not ...)}"
-    if isinstance(annotation, type) and issubclass(annotation, Enum):
+    name = "mapping" if origin is dict else "list"
+    return f"{name} of {' to '.join(_words(kind) for kind in inner if kind is not ...)}"
+
+
+def _plain_words(annotation: object) -> str:
+    if not isinstance(annotation, type):
+        return "value"
+    if issubclass(annotation, Enum):
         return ", ".join(f"`{member.value}`" for member in annotation)
-    if group_in(annotation) is not None:
-        return "group"
-    return _WORDS.get(annotation, "value") if isinstance(annotation, type) else "value"
+    return "group" if issubclass(annotation, BaseModel) else _WORDS.get(annotation, "value")
 
 
 def _cell(text: str) -> str:

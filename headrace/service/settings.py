@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -86,7 +87,31 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def read_documents(path: Path) -> list[object]:
+    """Return the YAML documents of a file; those without content are left out.
+
+    Raises:
+        ConfigError: if the file cannot be read or is not YAML.
+
+    """
+    raw = _raw(path)
+    with _yaml_errors(path):
+        loaded = list(yaml.load_all(raw, Loader=_UniqueKeyLoader))
+    return [document for document in loaded if document is not None]
+
+
 def _read(path: Path) -> dict[str, object]:
+    raw = _raw(path)
+    with _yaml_errors(path):
+        values = yaml.load(raw, Loader=_UniqueKeyLoader)  # noqa: S506 -- derives from SafeLoader
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected a mapping of settings, found {type(values).__name__}")
+    return {str(key): value for key, value in values.items()}
+
+
+def _raw(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_FILE_BYTES + 1)
@@ -94,17 +119,17 @@ def _read(path: Path) -> dict[str, object]:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     if len(raw) > MAX_FILE_BYTES:
         raise ConfigError(f"{path}: longer than {MAX_FILE_BYTES} bytes")
+    return raw
+
+
+@contextmanager
+def _yaml_errors(path: Path) -> Iterator[None]:
     try:
-        values = yaml.load(raw, Loader=_UniqueKeyLoader)  # noqa: S506 -- derives from SafeLoader
+        yield
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: not YAML: {error}") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected a mapping of settings, found {type(values).__name__}")
-    return {str(key): value for key, value in values.items()}
 
 
 def _put(values: dict[str, object], dotted: str, value: object) -> None:
