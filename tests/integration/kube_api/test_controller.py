@@ -50,9 +50,7 @@ async def _running(kube: FakeKube, folder: Path) -> AsyncIterator[None]:
         }
     )
     stop, ready = asyncio.Event(), asyncio.Event()
-    running = asyncio.create_task(
-        run_controller(settings, ready=lambda _: ready.set(), stop=stop)
-    )
+    running = asyncio.create_task(run_controller(settings, ready=lambda _: ready.set(), stop=stop))
     try:
         async with asyncio.timeout(LIMIT_S):
             await ready.wait()
@@ -83,10 +81,14 @@ def _let_all_serve(kube: FakeKube) -> None:
             kube.set_status(PODS, key_of(pod), status)
 
 
-async def _until(check: Callable[[], bool]) -> None:
+async def _until(kube: FakeKube, check: Callable[[], bool]) -> None:
+    """Wait for something to hold; it can come to hold only when an object changes."""
+    changed = asyncio.Event()
+    kube.store.on_change.append(lambda _: changed.set())
     async with asyncio.timeout(LIMIT_S):
         while not check():
-            await asyncio.sleep(0.01)
+            await changed.wait()
+            changed.clear()
 
 
 def _status(kube: FakeKube) -> dict[str, Any]:
@@ -97,13 +99,13 @@ def _status(kube: FakeKube) -> dict[str, Any]:
 async def test_it_makes_what_is_asked_for_and_says_so(kube: FakeKube, tmp_path: Path) -> None:
     _ask(kube, replicas=2)
     async with _running(kube, tmp_path):
-        await _until(lambda: len(_pods(kube)) == 2)
+        await _until(kube, lambda: len(_pods(kube)) == 2)
         _let_all_serve(kube)
-        await _until(lambda: _status(kube).get("readyReplicas") == 2)
+        await _until(kube, lambda: _status(kube).get("readyReplicas") == 2)
         assert list(kube.store.all(PDBS)) == [SERVICE]
         assert len(kube.store.all(CONTROLLER_REVISIONS)) == 1
         _ask(kube, replicas=1)
-        await _until(lambda: len(_pods(kube)) == 1)
+        await _until(kube, lambda: len(_pods(kube)) == 1)
 
 
 async def test_a_pod_that_goes_right_after_it_was_made_is_made_again(
@@ -111,13 +113,16 @@ async def test_a_pod_that_goes_right_after_it_was_made_is_made_again(
 ) -> None:
     _ask(kube, replicas=1)
     async with _running(kube, tmp_path):
-        await _until(lambda: len(_pods(kube)) == 1)
+        await _until(kube, lambda: len(_pods(kube)) == 1)
         [before] = _pods(kube).values()
-        await _until(lambda: _status(kube).get("replicas") == 1)
+        await _until(kube, lambda: _status(kube).get("replicas") == 1)
         kube.remove(PODS, key_of(before))
         await _until(
-            lambda: {pod["metadata"]["uid"] for pod in _pods(kube).values()}
-            not in (set(), {before["metadata"]["uid"]})
+            kube,
+            lambda: (
+                {pod["metadata"]["uid"] for pod in _pods(kube).values()}
+                not in (set(), {before["metadata"]["uid"]})
+            ),
         )
 
 
@@ -126,9 +131,9 @@ async def test_at_rest_and_after_a_restart_nothing_is_written(
 ) -> None:
     _ask(kube, replicas=2)
     async with _running(kube, tmp_path):
-        await _until(lambda: len(_pods(kube)) == 2)
+        await _until(kube, lambda: len(_pods(kube)) == 2)
         _let_all_serve(kube)
-        await _until(lambda: _status(kube).get("readyReplicas") == 2)
+        await _until(kube, lambda: _status(kube).get("readyReplicas") == 2)
     # Its last events are written by then; the next one finds nothing to do.
     before = kube.store.version
     async with _running(kube, tmp_path):
