@@ -11,13 +11,27 @@ from typing import Any, Final
 
 from controller.api.model_service import Variant
 from controller.fleets.ray.kuberay import API_VERSION, KIND, RayReplica, ray_cluster
-from controller.models.words import MANAGED_BY, REVISION_LABEL, SERVICE_LABEL, VARIANT_LABEL
+from controller.models.words import (
+    MANAGED_BY,
+    REVISION_LABEL,
+    RUNTIME,
+    SERVICE_LABEL,
+    VARIANT_LABEL,
+)
 
 NODES: Final = "nodes"
 """Key of a stored template under which a replica of several machines keeps what the pod's template
 does not say."""
 
-_OF_THE_ENGINE: Final = ("imagePullPolicy", "lifecycle", "startupProbe", "livenessProbe")
+SHM: Final = "shm"
+"""Volume of shared memory, which every pod of a cluster has of its own."""
+
+_OF_EVERY_NODE: Final = ("imagePullPolicy", "securityContext")
+_OF_THE_ENGINE: Final = ("lifecycle", "startupProbe", "livenessProbe")
+_SAID: Final = frozenset(
+    {"affinity", "containers", "initContainers", "terminationGracePeriodSeconds", "volumes"}
+)
+"""Fields of a pod that a cluster says in its own way."""
 
 
 def spanning(
@@ -47,6 +61,8 @@ def cluster(
     """Return the RayCluster of one replica, made from a template that spans machines."""
     nodes, pod = template[NODES], template["spec"]
     [engine] = pod["containers"]
+    before = [each for each in pod["initContainers"] if each["name"] != RUNTIME]
+    sidecars = [each for each in pod["initContainers"] if each["name"] == RUNTIME]
     labels = {**template["labels"], REVISION_LABEL: revision}
     replica = RayReplica(
         name=name,
@@ -56,7 +72,8 @@ def cluster(
         command=(*engine["command"], *engine["args"]),
         nodes=nodes["count"],
         cards_per_node=nodes["cards"],
-        resources=engine["resources"]["requests"],
+        resources=engine["resources"],
+        env=engine["env"],
         ports={port["name"]: port["containerPort"] for port in engine["ports"]},
         labels=labels,
         worker_labels={
@@ -65,22 +82,20 @@ def cluster(
             VARIANT_LABEL: labels[VARIANT_LABEL],
         },
         annotations=template["annotations"],
+        container={key: engine[key] for key in _OF_EVERY_NODE if key in engine},
+        mounts=[mount for mount in engine["volumeMounts"] if mount["name"] != SHM],
+        head={
+            **{key: engine[key] for key in _OF_THE_ENGINE if key in engine},
+            # Without one KubeRay adds its own, which not every image can run.
+            "readinessProbe": engine["livenessProbe"],
+        },
+        volumes=[volume for volume in pod["volumes"] if volume["name"] != SHM],
+        pod={key: value for key, value in pod.items() if key not in _SAID},
+        before=before,
+        sidecars=sidecars,
         grace_s=pod["terminationGracePeriodSeconds"],
     )
-    made = ray_cluster(replica, nodes["gate"])
-    group = made["spec"]["headGroupSpec"]["template"]["spec"]
-    workers = made["spec"]["workerGroupSpecs"][0]["template"]["spec"]
-    [head] = group["containers"]
-    head |= {key: engine[key] for key in _OF_THE_ENGINE if key in engine}
-    head["env"] += engine["env"]
-    head["securityContext"] = engine["securityContext"]
-    head["volumeMounts"] += [m for m in engine["volumeMounts"] if m["name"] != "shm"]
-    group["volumes"] += [v for v in pod["volumes"] if v["name"] != "shm"]
-    group |= {key: value for key, value in pod.items() if key not in group}
-    placed = ("nodeSelector", "tolerations", "imagePullSecrets", "priorityClassName")
-    workers |= {key: pod[key] for key in placed if key in pod}
-    workers["containers"][0]["imagePullPolicy"] = engine["imagePullPolicy"]
-    return made
+    return ray_cluster(replica, nodes["gate"])
 
 
 __all__ = ["API_VERSION", "KIND", "NODES", "cluster", "spanning"]

@@ -1,11 +1,11 @@
 """A replica of several nodes on Kubernetes: one KubeRay ``RayCluster``. Pure.
 
 The head runs Ray and, once every node has joined, the engine beside it in the same container: only
-there does it have the node's cards. When either ends the container ends, and KubeRay makes the head
-anew.
+there does it have the node's cards. When either ends the container ends and is started again; the
+other nodes notice that their Ray is gone, end as well, and join the new one.
 
-Source: ray.io/v1 of KubeRay. The annotation is of the RayCluster and leaves the commands of all its
-containers to us, with what KubeRay would have run in a variable (KubeRay 1.1 and newer):
+Source: ray.io/v1 of KubeRay 1.5. The annotation is of the RayCluster and leaves the commands of all
+its containers to us, with what KubeRay would have run in a variable (KubeRay 1.1 and newer):
 https://docs.ray.io/en/latest/cluster/kubernetes/user-guides/pod-command.html
 """
 
@@ -21,10 +21,35 @@ OWN_COMMAND: Final = "ray.io/overwrite-container-cmd"
 HEAD_CONTAINER: Final = "engine"
 WORKER_CONTAINER: Final = "node"
 WORKERS: Final = "nodes"
-SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108 -- where NCCL looks for it
+CLUSTER_LABEL: Final = "ray.io/cluster"
+"""KubeRay's, on every pod of a cluster."""
 
-WORKER_SCRIPT: Final = "ulimit -n 65536 || true; exec $KUBERAY_GEN_RAY_START_CMD"
-"""The limit is the one that KubeRay sets where it writes the command."""
+SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108 -- where NCCL looks for it
+OBJECT_STORE_BYTES: Final = 512 << 20
+"""Ray would take 30 % of a node's memory for objects; engines pass few and small ones. It lies in
+shared memory and counts as used only where it is."""
+
+RAYLET_PORT: Final = 6_385
+"""Of each node's Ray, which listens there while it lives. KubeRay's own probes need ``wget`` and a
+dashboard, which images of engines do not all have."""
+
+WORKER_SCRIPT: Final = """\
+ulimit -n 65536 || true
+head=$(getent hosts "$FQ_RAY_IP" | cut -d' ' -f1)
+$KUBERAY_GEN_RAY_START_CMD &
+ray_pid=$!
+trap leaving=yes TERM
+while kill -0 $ray_pid 2>/dev/null; do
+  [ -n "${leaving:-}" ] || { wait $ray_pid; continue; }
+  timeout 2 /bin/bash -c "exec 3<>/dev/tcp/$head/$RAY_PORT" 2>/dev/null || break
+  sleep 1
+done
+kill -TERM $ray_pid 2>/dev/null
+wait $ray_pid
+"""
+"""All pods of a deleted cluster are told to go at once. The head drains its engine, whose other
+shares are here: this node stays until the head's Ray is gone. Its address is looked up before,
+since the name goes with the cluster. The limit is the one that KubeRay sets."""
 
 HEAD_SCRIPT: Final = """\
 set -u
@@ -59,13 +84,19 @@ class RayReplica:
         command: What serves, on the head.
         nodes: How many, the head included.
         cards_per_node: ``nvidia.com/gpu`` of each; 0 runs on CPU.
-        resources: Requests of each node, by Kubernetes' names; they are its limits as well.
-        env: Variables of the engine.
+        resources: Requests and limits of each node, by Kubernetes' names.
+        env: Variables of every node, as in a container.
         ports: Container ports of the head, by name.
         labels: Of the object and of the head's pod, which is the endpoint.
         worker_labels: Of the other pods, which serve nothing.
         annotations: Of the head's pod.
-        head: Further fields of the head's pod, such as its sidecar in ``initContainers``.
+        container: Further fields of every node's container.
+        mounts: Of every node's container.
+        head: Further fields of the head's container, such as its probes.
+        volumes: Of every pod.
+        pod: Further fields of every pod.
+        before: Init containers of every pod.
+        sidecars: Init containers of the head's pod, after those.
         join_s: How long nodes may take to join.
         grace_s: What Kubernetes allows the head's pod to end.
 
@@ -78,13 +109,19 @@ class RayReplica:
     command: tuple[str, ...]
     nodes: int
     cards_per_node: int = 0
-    resources: Mapping[str, str] = field(default_factory=dict)
-    env: Mapping[str, str] = field(default_factory=dict)
+    resources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    env: Sequence[Mapping[str, Any]] = ()
     ports: Mapping[str, int] = field(default_factory=lambda: {"http": 8_000})
     labels: Mapping[str, str] = field(default_factory=dict)
     worker_labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
+    container: Mapping[str, Any] = field(default_factory=dict)
+    mounts: Sequence[Mapping[str, Any]] = ()
     head: Mapping[str, Any] = field(default_factory=dict)
+    volumes: Sequence[Mapping[str, Any]] = ()
+    pod: Mapping[str, Any] = field(default_factory=dict)
+    before: Sequence[Mapping[str, Any]] = ()
+    sidecars: Sequence[Mapping[str, Any]] = ()
     join_s: int = 1_800
     grace_s: int = 120
 
@@ -117,6 +154,8 @@ def ray_cluster(replica: RayReplica, gate: str) -> dict[str, Any]:
             "rayVersion": replica.ray_version,
             "enableInTreeAutoscaling": False,
             "headGroupSpec": {
+                # The head is ready once its engine serves, which is after all nodes have found it.
+                "headService": {"spec": {"clusterIP": "None", "publishNotReadyAddresses": True}},
                 "rayStartParams": _start_params(replica, head=True),
                 "template": _head(replica, gate),
             },
@@ -136,7 +175,11 @@ def ray_cluster(replica: RayReplica, gate: str) -> dict[str, Any]:
 
 def _start_params(replica: RayReplica, *, head: bool) -> dict[str, str]:
     """Return ``ray start``'s options; the cards are said since Ray cannot see all vendors'."""
-    params = {"num-gpus": str(replica.cards_per_node)}
+    params = {
+        "num-gpus": str(replica.cards_per_node),
+        "object-store-memory": str(OBJECT_STORE_BYTES),
+        "node-manager-port": str(RAYLET_PORT),
+    }
     return {**params, "dashboard-host": "127.0.0.1"} if head else params
 
 
@@ -146,10 +189,12 @@ def _head(replica: RayReplica, gate: str) -> dict[str, Any]:
         "HEADRACE_NODES": str(replica.nodes),
         "HEADRACE_CARDS": str(replica.cards_per_node),
         "HEADRACE_JOIN_S": str(replica.join_s),
-        **replica.env,
     }
+    own = _container(replica, HEAD_CONTAINER)
     container = {
-        **_container(replica, HEAD_CONTAINER, variables),
+        **own,
+        **replica.head,
+        "env": [*({"name": key, "value": value} for key, value in variables.items()), *own["env"]],
         "command": ["/bin/bash", "-c", HEAD_SCRIPT, HEAD_CONTAINER],
         "args": list(replica.command),
         "ports": [
@@ -161,40 +206,62 @@ def _head(replica: RayReplica, gate: str) -> dict[str, Any]:
             "labels": dict(replica.labels),
             "annotations": dict(replica.annotations),
         },
-        "spec": {
-            **_pod([container], replica.grace_s),
-            **replica.head,
-        },
+        "spec": _pod(replica, container, [*replica.before, *replica.sidecars]),
     }
 
 
 def _worker(replica: RayReplica) -> dict[str, Any]:
+    alive = {"tcpSocket": {"port": RAYLET_PORT}}
     container = {
-        **_container(replica, WORKER_CONTAINER, replica.env),
+        **_container(replica, WORKER_CONTAINER),
         "command": ["/bin/bash", "-c", WORKER_SCRIPT],
+        "startupProbe": {**alive, "periodSeconds": 2, "failureThreshold": replica.join_s // 2},
+        "readinessProbe": {**alive, "periodSeconds": 10},
+        "livenessProbe": {**alive, "periodSeconds": 10},
     }
     return {
         "metadata": {"labels": dict(replica.worker_labels)},
-        "spec": _pod([container], replica.grace_s),
+        "spec": _pod(replica, container, replica.before),
     }
 
 
-def _container(replica: RayReplica, name: str, env: Mapping[str, str]) -> dict[str, Any]:
-    resources = dict(replica.resources)
-    if replica.cards_per_node:
-        resources["nvidia.com/gpu"] = str(replica.cards_per_node)
+def _container(replica: RayReplica, name: str) -> dict[str, Any]:
     return {
         "name": name,
         "image": replica.image,
-        "env": [{"name": key, "value": value} for key, value in sorted(env.items())],
-        "resources": {"requests": resources, "limits": dict(resources)},
-        "volumeMounts": [{"name": "shm", "mountPath": SHARED_MEMORY}],
+        **replica.container,
+        "env": [dict(each) for each in replica.env],
+        "resources": {kind: dict(each) for kind, each in replica.resources.items()},
+        "volumeMounts": [
+            {"name": "shm", "mountPath": SHARED_MEMORY},
+            *(dict(each) for each in replica.mounts),
+        ],
     }
 
 
-def _pod(containers: Sequence[Mapping[str, Any]], grace_s: int) -> dict[str, Any]:
-    return {
-        "terminationGracePeriodSeconds": grace_s,
-        "containers": [dict(each) for each in containers],
-        "volumes": [{"name": "shm", "emptyDir": {"medium": "Memory"}}],
+def _pod(
+    replica: RayReplica, container: Mapping[str, Any], before: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    made = {
+        "terminationGracePeriodSeconds": replica.grace_s,
+        **replica.pod,
+        "affinity": _on_machines_of_their_own(replica),
+        "initContainers": [dict(each) for each in before],
+        "containers": [dict(container)],
+        "volumes": [
+            {"name": "shm", "emptyDir": {"medium": "Memory"}},
+            *(dict(each) for each in replica.volumes),
+        ],
     }
+    if not before:
+        del made["initContainers"]
+    return made
+
+
+def _on_machines_of_their_own(replica: RayReplica) -> dict[str, Any]:
+    """Nodes of one replica are machines: no two of its pods on one."""
+    term = {
+        "topologyKey": "kubernetes.io/hostname",
+        "labelSelector": {"matchLabels": {CLUSTER_LABEL: replica.name}},
+    }
+    return {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}

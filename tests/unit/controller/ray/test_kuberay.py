@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import signal
+import socket
 import subprocess
 from pathlib import Path
 
+import psutil
 import pytest
 
 from controller.fleets.ray import joined
-from controller.fleets.ray.kuberay import HEAD_SCRIPT, RayReplica, ray_cluster
+from controller.fleets.ray.kuberay import HEAD_SCRIPT, WORKER_SCRIPT, RayReplica, ray_cluster
 
 
 def replica(**changes: object) -> RayReplica:
@@ -35,10 +38,31 @@ def test_only_the_head_is_an_endpoint() -> None:
 
 
 def test_the_pod_of_the_head_takes_a_sidecar() -> None:
-    spec = ray_cluster(replica(head={"initContainers": [{"name": "runtime"}]}), "gate")["spec"]
+    both = replica(before=[{"name": "fetch"}], sidecars=[{"name": "runtime"}])
+    spec = ray_cluster(both, "gate")["spec"]
     pod = spec["headGroupSpec"]["template"]["spec"]
-    assert pod["initContainers"] == [{"name": "runtime"}]
+    assert [each["name"] for each in pod["initContainers"]] == ["fetch", "runtime"]
     assert [each["name"] for each in pod["containers"]] == ["engine"]
+    (group,) = spec["workerGroupSpecs"]
+    assert group["template"]["spec"]["initContainers"] == [{"name": "fetch"}]
+
+
+def test_no_container_is_left_to_probes_of_kuberay() -> None:
+    probes = {"readinessProbe": {}, "livenessProbe": {}}
+    spec = ray_cluster(replica(head=probes), "gate")["spec"]
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        (container,) = group["template"]["spec"]["containers"]
+        assert probes.keys() <= container.keys()
+
+
+def test_nodes_find_a_head_that_is_not_ready_and_lie_on_machines_of_their_own() -> None:
+    spec = ray_cluster(replica(), "gate")["spec"]
+    service = spec["headGroupSpec"]["headService"]["spec"]
+    assert service == {"clusterIP": "None", "publishNotReadyAddresses": True}
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        apart = group["template"]["spec"]["affinity"]["podAntiAffinity"]
+        (term,) = apart["requiredDuringSchedulingIgnoredDuringExecution"]
+        assert term["labelSelector"] == {"matchLabels": {"ray.io/cluster": "r"}}
 
 
 def test_a_replica_of_one_node_is_refused_and_so_is_a_long_name() -> None:
@@ -81,6 +105,49 @@ def test_the_engine_is_started_once_the_gate_opens_and_its_end_is_the_container_
     assert done.returncode == 7
     assert done.stdout.strip() == "--nodes 2 --cards-per-node 0 --within 1"
     assert (tmp_path / "started").exists()
+
+
+@pytest.mark.parametrize("head_is_there", [True, False])
+def test_a_node_that_is_to_go_stays_as_long_as_its_head(
+    tmp_path: Path, head_is_there: bool
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        node = subprocess.Popen(
+            ["/bin/bash", "-c", f"touch up; {WORKER_SCRIPT}"],
+            env={
+                "PATH": "/usr/bin:/bin",
+                "KUBERAY_GEN_RAY_START_CMD": "sleep 30",
+                "FQ_RAY_IP": "127.0.0.1",
+                "RAY_PORT": str(head.getsockname()[1]),
+            },
+            cwd=tmp_path,
+        )
+        while not ray_runs(node.pid):
+            assert node.poll() is None
+        if not head_is_there:
+            head.close()
+        node.terminate()
+        if head_is_there:
+            head.settimeout(10)
+            head.accept()[0].close()  # it asks whether the head is there
+            assert node.poll() is None
+    assert node.wait(10) in (0, 128 + signal.SIGTERM)
+
+
+def test_a_node_ends_with_its_ray(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["/bin/bash", "-c", WORKER_SCRIPT],
+        env={"PATH": "/usr/bin:/bin", "KUBERAY_GEN_RAY_START_CMD": "false", "FQ_RAY_IP": "x"},
+        timeout=10,
+        check=False,
+    )
+    assert done.returncode == 1
+
+
+def ray_runs(pid: int) -> bool:
+    """Whether the script has got as far as starting Ray, here ``sleep``."""
+    names = [child.name() for child in psutil.Process(pid).children()]
+    return "sleep" in names
 
 
 def test_nodes_count_when_they_live_and_have_their_cards() -> None:
