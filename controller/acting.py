@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping
-from contextlib import suppress
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -49,6 +49,20 @@ class Recent:
         at_s, written = self._made.get(what, (float("-inf"), None))
         return self._clock.now_s() - at_s < UNSEEN_S and written == value
 
+    @contextmanager
+    def making(self, what: Hashable, value: object = None) -> Iterator[None]:
+        """Remember the write that is made in this block, unless it fails.
+
+        It is remembered from the start: a watch may show it, and what it was may have gone again,
+        before its answer has been read.
+        """
+        self.made(what, value)
+        try:
+            yield
+        except BaseException:
+            self.forget(what)
+            raise
+
     def made(self, what: Hashable, value: object = None) -> None:
         """Remember a write."""
         self._made[what] = (self._clock.now_s(), value)
@@ -86,13 +100,8 @@ class Acting:
                     await self._delete(KINDS[kind], (key_of(service)[0], name), uid)
                 case SetStatus(status):
                     await self._set_status(service, status)
-                case Tell(warning, reason, message):
-                    self._recorder.event(
-                        {**service, "apiVersion": API_VERSION, "kind": KIND},
-                        "Warning" if warning else "Normal",
-                        reason,
-                        message,
-                    )
+                case Tell():
+                    self._tell(service, action)
 
     def seen(self, resource: Resource, key: Key) -> None:
         """Take note that a watch shows an object: from now on what it shows is what counts."""
@@ -104,24 +113,23 @@ class Acting:
         owner = owner_uid(manifest)
         if self._recent.is_made(what, owner):
             return
-        with suppress(KubeExists):  # made before, by us or by who led before us
+        # Where it exists it was made before, by us or by who led before us.
+        with self._recent.making(what, owner), suppress(KubeExists):
             await self._writes.create(KINDS[manifest["kind"]], manifest)
-        self._recent.made(what, owner)
 
     async def _apply(self, manifest: Object) -> None:
         what = ("apply", manifest["kind"], key_of(manifest))
         if self._recent.is_made(what, manifest):
             return
-        await self._writes.apply(KINDS[manifest["kind"]], manifest)
-        self._recent.made(what, manifest)
+        with self._recent.making(what, manifest):
+            await self._writes.apply(KINDS[manifest["kind"]], manifest)
 
     async def _delete(self, resource: Resource, key: Key, uid: str) -> None:
         what = ("delete", uid)
         if self._recent.is_made(what):
             return
-        with suppress(KubeConflict):  # another of that name is there
+        with self._recent.making(what), suppress(KubeConflict):  # another of that name is there
             await self._writes.delete(resource, *key, uid=uid)
-        self._recent.made(what)
 
     async def _set_status(self, service: Object, status: Object) -> None:
         namespace, name = key_of(service)
@@ -134,11 +142,22 @@ class Acting:
             "metadata": {"namespace": namespace, "name": name, "uid": service["metadata"]["uid"]},
             "status": dict(status),
         }
-        try:
+        # It may be gone, or be another one by now.
+        with suppress(KubeNotFound, KubeConflict), self._recent.making(what, status):
             await self._writes.apply_status(MODEL_SERVICES, body)
-        except (KubeNotFound, KubeConflict):
-            return  # the service is gone, or is another one by now
-        self._recent.made(what, status)
+
+    def _tell(self, service: Object, told: Tell) -> None:
+        """Tell it once, though it is decided again until a watch shows the status that says it."""
+        what = ("tell", service["metadata"]["uid"], told.reason)
+        if self._recent.is_made(what, told.message):
+            return
+        self._recorder.event(
+            {**service, "apiVersion": API_VERSION, "kind": KIND},
+            "Warning" if told.warning else "Normal",
+            told.reason,
+            told.message,
+        )
+        self._recent.made(what, told.message)
 
 
 def owner_uid(manifest: Object) -> str:

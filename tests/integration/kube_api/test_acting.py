@@ -1,0 +1,126 @@
+"""What decisions say is written once, though it is decided again before a watch has shown it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from controller.acting import UNSEEN_S, Acting
+from controller.models.state import Create, SetStatus, Tell
+from headrace.service.kube.api import Api
+from headrace.service.kube.errors import KubeFailed
+from headrace.service.kube.events import Recorder
+from headrace.service.kube.resource import MODEL_SERVICES, PODS, Object, key_of
+from headrace.service.kube.writes import Writes
+from tests.support.fake_kube import FakeKube
+
+
+class Time:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.at_s = 0.0
+
+    def now_s(self) -> float:
+        return self.at_s
+
+    async def sleep(self, delay_s: float) -> None:
+        self.at_s += delay_s
+
+
+class Told(Recorder):
+    """Remembers what was told."""
+
+    def __init__(self, writes: Writes) -> None:
+        super().__init__(writes)
+        self.messages: list[str] = []
+
+    def event(self, obj: Object, kind_type: str, reason: str, message: str) -> None:
+        self.messages.append(f"{kind_type} {reason} {message}")
+
+
+@pytest.fixture
+def clock() -> Time:
+    return Time()
+
+
+@pytest.fixture
+def told(api: Api) -> Told:
+    return Told(Writes(api))
+
+
+@pytest.fixture
+def acting(api: Api, told: Told, clock: Time) -> Acting:
+    return Acting(Writes(api, clock=clock), told, clock)
+
+
+@pytest.fixture
+def service(kube: FakeKube) -> dict[str, Any]:
+    return kube.put(MODEL_SERVICES, {"metadata": {"namespace": "ns", "name": "m"}, "spec": {}})
+
+
+POD: Object = {"kind": "Pod", "metadata": {"namespace": "ns", "name": "p"}, "spec": {}}
+DONE = Tell(warning=False, reason="RolloutComplete", message="all 2 are of revision a")
+
+
+async def test_news_decided_again_from_an_old_status_is_told_once(
+    acting: Acting, told: Told, service: dict[str, Any], clock: Time
+) -> None:
+    await acting.act(service, (SetStatus({"readyReplicas": 2}), DONE))
+    await acting.act(service, (SetStatus({"readyReplicas": 3}), DONE))
+    assert told.messages == ["Normal RolloutComplete all 2 are of revision a"]
+    clock.at_s += UNSEEN_S
+    await acting.act(service, (DONE,))
+    assert len(told.messages) == 2
+
+
+async def test_other_news_for_the_same_reason_is_told_at_once(
+    acting: Acting, told: Told, service: dict[str, Any]
+) -> None:
+    back = Tell(warning=False, reason=DONE.reason, message="all 2 are of revision b")
+    await acting.act(service, (DONE, back, DONE))
+    assert [message[-1] for message in told.messages] == ["a", "b", "a"]
+
+
+async def test_a_pod_shown_and_gone_before_its_answer_was_read_is_made_again(
+    acting: Acting, service: dict[str, Any], kube: FakeKube, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = Writes.create
+
+    async def slow(self: Writes, *what: Any) -> dict[str, Any]:
+        made = await create(self, *what)
+        acting.seen(PODS, key_of(POD))  # the watch was faster
+        return made
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Writes, "create", slow)
+        await acting.act(service, (Create(POD),))
+    kube.remove(PODS, key_of(POD))
+    await acting.act(service, (Create(POD),))
+    assert key_of(POD) in kube.store.all(PODS)
+
+
+async def test_a_write_that_failed_is_made_again(
+    acting: Acting, service: dict[str, Any], kube: FakeKube
+) -> None:
+    kube.fail(1, 500, plural="pods")
+    with pytest.raises(KubeFailed):
+        await acting.act(service, (Create(POD),))
+    await acting.act(service, (Create(POD),))
+    assert key_of(POD) in kube.store.all(PODS)
+
+
+async def test_a_write_no_watch_has_shown_yet_is_not_made_twice(
+    acting: Acting, service: dict[str, Any], kube: FakeKube, written: Callable[[], int]
+) -> None:
+    await acting.act(service, (Create(POD), SetStatus({"replicas": 1})))
+    writes = written()
+    await acting.act(service, (Create(POD), SetStatus({"replicas": 1})))
+    assert written() == writes
+
+
+@pytest.fixture
+def written(api: Api) -> Callable[[], int]:
+    return lambda: api.writes
