@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import groupby
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -17,6 +19,8 @@ from headrace.service.kube.errors import KubeConflict, KubeExists, KubeNotFound
 from headrace.service.kube.events import Recorder
 from headrace.service.kube.resource import (
     MODEL_SERVICES,
+    PODS,
+    RAY_CLUSTERS,
     Key,
     Resource,
     key_of,
@@ -29,6 +33,12 @@ KINDS: Final[Mapping[str, Resource]] = MappingProxyType(
 
 UNSEEN_S: Final = 30.0
 """How long a write that no watch has shown yet is trusted to have happened."""
+
+REPLICAS: Final = frozenset({PODS.kind, RAY_CLUSTERS.kind})
+
+AT_ONCE: Final = 8
+"""Most replicas of one service that are made, or told to go, side by side. Every worker may do as
+much: together they stay near the connections that the client opens."""
 
 UNSEEN: Final = 65_536
 """Most such writes remembered."""
@@ -87,21 +97,29 @@ class Acting:
         """Carry out what was decided about one service.
 
         Raises:
-            KubeError: at the first call that fails; what comes after it is decided anew.
+            KubeError: where a call failed; what comes after it is decided anew.
 
         """
-        for action in actions:
-            match action:
-                case Create(manifest):
-                    await self._create(manifest)
-                case Apply(manifest):
-                    await self._apply(manifest)
-                case Delete(kind, name, uid):
-                    await self._delete(KINDS[kind], (key_of(service)[0], name), uid)
-                case SetStatus(status):
-                    await self._set_status(service, status)
-                case Tell():
-                    self._tell(service, action)
+        for batch in batches(actions):
+            done = await asyncio.gather(
+                *(self._do(service, action) for action in batch), return_exceptions=True
+            )
+            for error in done:
+                if error is not None:
+                    raise error
+
+    async def _do(self, service: Object, action: Action) -> None:
+        match action:
+            case Create(manifest):
+                await self._create(manifest)
+            case Apply(manifest):
+                await self._apply(manifest)
+            case Delete(kind, name, uid):
+                await self._delete(KINDS[kind], (key_of(service)[0], name), uid)
+            case SetStatus(status):
+                await self._set_status(service, status)
+            case Tell():
+                self._tell(service, action)
 
     def seen(self, resource: Resource, key: Key) -> None:
         """Take note that a watch shows an object: from now on what it shows is what counts."""
@@ -158,6 +176,32 @@ class Acting:
             told.message,
         )
         self._recent.made(what, told.message)
+
+
+def batches(actions: Sequence[Action]) -> Iterator[Sequence[Action]]:
+    """Yield actions in their order, those that may be carried out side by side together.
+
+    These are replicas that are all made, or all told to go: first one, then twice as many each
+    time, so that a quota that refuses one is not asked for all of them. Source: Kubernetes'
+    ``slowStartBatch``.
+    """
+    for _, run in groupby(actions, _sort):
+        alike = list(run)
+        size = 1
+        while alike:
+            yield alike[:size]
+            del alike[:size]
+            size = min(AT_ONCE, size * 2)
+
+
+def _sort(action: Action) -> object:
+    """Return what neighbours that may go side by side have in common; one's own for others."""
+    match action:
+        case Create(manifest) if manifest["kind"] in REPLICAS:
+            return Create
+        case Delete(kind) if kind in REPLICAS:
+            return Delete
+    return id(action)
 
 
 def owner_uid(manifest: Object) -> str:

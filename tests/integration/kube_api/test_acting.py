@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from controller.acting import UNSEEN_S, Acting
-from controller.models.state import Create, SetStatus, Tell
+from controller.acting import UNSEEN_S, Acting, batches
+from controller.models.state import Create, Delete, SetStatus, Tell
 from headrace.service.kube.api import Api
-from headrace.service.kube.errors import KubeFailed
+from headrace.service.kube.errors import KubeFailed, KubeForbidden
 from headrace.service.kube.events import Recorder
 from headrace.service.kube.resource import MODEL_SERVICES, PODS, Object, key_of
 from headrace.service.kube.writes import Writes
@@ -124,3 +124,40 @@ async def test_a_write_no_watch_has_shown_yet_is_not_made_twice(
 @pytest.fixture
 def written(api: Api) -> Callable[[], int]:
     return lambda: api.writes
+
+
+def _pod(number: int) -> Object:
+    return {"kind": "Pod", "metadata": {"namespace": "ns", "name": f"p-{number}"}, "spec": {}}
+
+
+def test_replicas_go_side_by_side_in_growing_batches_and_all_else_by_itself() -> None:
+    stored = Create({"kind": "ControllerRevision", "metadata": {"name": "r"}})
+    made = [Create(_pod(number)) for number in range(20)]
+    gone = [Delete("Pod", f"old-{number}", "u") for number in range(4)]
+    status = SetStatus({})
+    found = [list(batch) for batch in batches((stored, *made, *gone, status, DONE))]
+    assert [len(batch) for batch in found] == [1, 1, 2, 4, 8, 5, 1, 2, 1, 1, 1]
+    assert [action for batch in found for action in batch] == [stored, *made, *gone, status, DONE]
+
+
+async def test_where_a_replica_is_refused_no_more_than_its_batch_is_asked_for(
+    acting: Acting, service: dict[str, Any], kube: FakeKube, api: Api
+) -> None:
+    kube.fail(100, 403, "Forbidden", plural="pods")
+    before = api.writes
+    with pytest.raises(KubeForbidden):
+        await acting.act(service, (*(Create(_pod(n)) for n in range(20)), SetStatus({})))
+    assert api.writes == before + 1
+
+
+async def test_a_failure_in_a_batch_leaves_the_others_of_it_made_and_ends_there(
+    acting: Acting, service: dict[str, Any], kube: FakeKube
+) -> None:
+    await acting.act(service, (Create(_pod(0)),))
+    kube.fail(1, 500, plural="pods")
+    rest = tuple(Create(_pod(number)) for number in range(8))
+    with pytest.raises(KubeFailed):
+        await acting.act(service, (*rest, SetStatus({"replicas": 8})))
+    assert len(kube.store.all(PODS)) == 2
+    await acting.act(service, (*rest, SetStatus({"replicas": 8})))
+    assert len(kube.store.all(PODS)) == 8
