@@ -17,6 +17,7 @@ from headrace.runtime.artifacts.store import ArtifactStore
 from headrace.runtime.client import ClientLimits, EngineClient
 from headrace.runtime.engines.catalog import DIALECTS, EngineProgram
 from headrace.runtime.sidecar.client import SidecarClient
+from headrace.runtime.sidecar.process import web_session
 
 
 class AdapterCalls(Protocol):
@@ -42,13 +43,17 @@ class AdapterHosts(Protocol):
         """Let go of what belongs to endpoints that are no longer known."""
         ...
 
+    async def close(self) -> None:
+        """Let go of everything; engines keep what they have."""
+        ...
+
 
 class RealHosts(AdapterHosts):
     """A sidecar where the endpoint has one; else a host of our own in front of the engine.
 
     Args:
         settings: Of adapters.
-        session: Makes the calls; with the engines' key, if they have one.
+        session: Makes the calls; with the engines' key, which no server of files is shown.
         clock: For waiting.
 
     """
@@ -66,7 +71,8 @@ class RealHosts(AdapterHosts):
                 "allow": (*artifacts.allow, *sorted(own)),
             }
         )
-        self._store = ArtifactStore(files, session, clock, Random())
+        self._web = web_session(files.parts)
+        self._store = ArtifactStore(files, self._web, clock, Random())
         self._hosts: dict[EndpointId, tuple[str, AdapterHost]] = {}
 
     def of(self, view: EndpointView) -> AdapterCalls:
@@ -90,3 +96,8 @@ class RealHosts(AdapterHosts):
         for endpoint_id in self._hosts.keys() - known:
             _, host = self._hosts.pop(endpoint_id)
             await host.close()
+
+    async def close(self) -> None:
+        """Let go of all files."""
+        await self.keep(frozenset())
+        await self._web.close()

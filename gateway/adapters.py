@@ -213,7 +213,7 @@ class Adapters:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._hosts.keep(frozenset())
+        await self._hosts.close()
 
     # Loading.
 

@@ -29,7 +29,7 @@ class ProductionRouter(Placement, Splitting):
         kv_events: Whether it follows KV events, or estimates what engines hold.
         options: Of the router.
         observer: Of its reserves.
-        adapters: That requests may ask for; every engine knows all of them.
+        adapters: That requests may ask for.
 
     """
 
@@ -48,7 +48,6 @@ class ProductionRouter(Placement, Splitting):
         self.kv_events = kv_events
         self.router = Router(policy, replace(options or Options(), seed=seed), observer)
         self._adapters = tuple(adapters)
-        self._names = tuple(adapter.name for adapter in self._adapters)
         self._views: dict[EndpointId, EndpointView] = {}
 
     @override
@@ -58,9 +57,7 @@ class ProductionRouter(Placement, Splitting):
         scheme: BlockScheme,
         truth: Callable[[EndpointId], EngineTruth],
     ) -> None:
-        self._views = {
-            view.endpoint_id: replace(view, models=(*view.models, *self._names)) for view in views
-        }
+        self._views = {view.endpoint_id: view for view in views}
         self.router.set_adapters(self._adapters)
         self.router.set_endpoints(self._views.values())
         if self.kv_events:
