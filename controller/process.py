@@ -22,7 +22,7 @@ from controller.acting import Acting
 from controller.config import ControllerSettings
 from controller.loop import Loop
 from controller.metrics import CONTROLLER_METRICS
-from controller.sight import ALWAYS, OWNED, Sight
+from controller.sight import OPTIONAL, Sight
 from headrace.core.errors import ConfigError
 from headrace.service.clock import RealClock
 from headrace.service.kube.api import Api
@@ -68,14 +68,15 @@ async def run_controller(
         writes = Writes(api, settings.writes_per_s, settings.writes_burst, clock=clock)
         recorder = Recorder(writes, instance=os.uname().nodename, clock=clock, rng=rng)
         acting = Acting(writes, recorder, clock)
+        namespace = settings.namespace or ""
         sight = Sight(
             api,
             clock,
             rng,
-            namespace=settings.namespace or "",
+            namespace=namespace,
             changed=lambda key: queue.add_after(key, settings.settle_s),
             seen=acting.seen,
-            kinds=[kind for kind in OWNED if kind in ALWAYS or await served(api, kind)],
+            absent=[kind for kind in OPTIONAL if not await served(api, kind, namespace)],
         )
         loop = Loop(
             sight,

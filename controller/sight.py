@@ -5,7 +5,8 @@ Reads the API server through the reflectors; writes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from functools import partial
 from random import Random
 from typing import Any, Final
@@ -14,6 +15,7 @@ from controller.models.observe import is_owned
 from controller.models.words import MANAGED_BY, SERVICE_LABEL
 from headrace.core.clock import Clock
 from headrace.service.kube.api import Api
+from headrace.service.kube.connect import served
 from headrace.service.kube.reflector import Reflector
 from headrace.service.kube.resource import (
     CONTROLLER_REVISIONS,
@@ -26,11 +28,17 @@ from headrace.service.kube.resource import (
     Object,
     Resource,
 )
+from headrace.service.log import get_logger
+
+_log = get_logger("controller")
 
 ALWAYS: Final = (PODS, CONTROLLER_REVISIONS, PDBS)
 OPTIONAL: Final = (RAY_CLUSTERS, INFERENCE_POOLS)
 OWNED: Final = (*ALWAYS, *OPTIONAL)
 """What a service is made of; a cluster may lack the optional kinds."""
+
+ASK_S: Final = 20.0
+"""How often the API server is asked for a kind that it did not know."""
 
 RAY_CLUSTER_LABEL: Final = "ray.io/cluster"
 """By which KubeRay marks the pods of a cluster."""
@@ -46,7 +54,7 @@ class Sight:
         clock: For waits.
         rng: Spreads the waits of several controllers.
         namespace: "" for all.
-        kinds: Of what services are made of; those that the cluster does not serve are left out.
+        absent: Kinds that the cluster does not know; it is asked again now and then.
         changed: Takes the key of a service that is to be looked at.
         seen: Takes the kind and key of an object of a service's that came or changed.
 
@@ -61,11 +69,15 @@ class Sight:
         namespace: str,
         changed: Callable[[Key], None],
         seen: Callable[[Resource, Key], None],
-        kinds: Sequence[Resource] = OWNED,
+        absent: Collection[Resource] = (),
     ) -> None:
+        self._api = api
+        self._clock = clock
+        self._namespace = namespace
+        self._absent = set(absent)
         self._changed = changed
         self._seen = seen
-        self._of_service: dict[Resource, dict[Key, set[Key]]] = {kind: {} for kind in kinds}
+        self._of_service: dict[Resource, dict[Key, set[Key]]] = {kind: {} for kind in OWNED}
         self._service_of: dict[tuple[Resource, Key], Key] = {}
         self.services = Reflector(
             api,
@@ -86,33 +98,48 @@ class Sight:
                 clock=clock,
                 rng=rng,
             )
-            for resource in kinds
+            for resource in OWNED
         }
 
     def tasks(self) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
         """Return what must run for the caches to be kept, and its names."""
-        reflectors = (self.services, *self._owned.values())
-        return [(f"watch-{found.resource.plural}", found.run) for found in reflectors]
+        watches = [(found.resource, found.run) for found in self._present()]
+        watches += [(kind, partial(self._once_known, kind)) for kind in self._absent]
+        return [(f"watch-{resource.plural}", run) for resource, run in watches]
 
     async def synced(self) -> None:
         """Wait until everything has been seen once: nothing may be decided before."""
-        for reflector in (self.services, *self._owned.values()):
+        for reflector in self._present():
             await reflector.synced()
 
     @property
     def kinds(self) -> frozenset[Resource]:
         """What services can be made of in this cluster."""
-        return frozenset(self._owned)
+        return frozenset(self._owned) - self._absent
 
     @property
     def is_synced(self) -> bool:
         """Whether everything has been seen once."""
-        return all(found.is_synced for found in (self.services, *self._owned.values()))
+        return all(found.is_synced for found in self._present())
+
+    def _present(self) -> list[Reflector]:
+        owned = [found for kind, found in self._owned.items() if kind not in self._absent]
+        return [self.services, *owned]
+
+    async def _once_known(self, kind: Resource) -> None:
+        """Watch a kind from when the cluster knows it, and look at every service again then."""
+        while not await served(self._api, kind, self._namespace):
+            await self._clock.sleep(ASK_S)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._owned[kind].run())
+            await self._owned[kind].synced()
+            self._absent.discard(kind)
+            _log.info("kind_served", kind=kind.title)
+            for key in self.services.items:
+                self._changed(key)
 
     def of(self, resource: Resource, service: Key, uid: str) -> Iterator[Object]:
         """Yield the objects of one kind that belong to a service, and not to one before it."""
-        if resource not in self._owned:
-            return
         items = self._owned[resource].items
         for key in sorted(self._of_service[resource].get(service, ())):
             obj = items.get(key)

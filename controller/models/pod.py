@@ -12,7 +12,7 @@ import orjson
 from controller.api.base import API_VERSION
 from controller.api.model_service import KIND, Engine, ModelServiceSpec, Variant
 from controller.models.engines import FINISH_S, Command, command
-from controller.models.ray import NODES, cluster, spanning
+from controller.models.ray import cluster, spanning, spans
 from controller.models.state import Owner
 from controller.models.words import (
     CACHE_FOLDER,
@@ -129,7 +129,7 @@ def revision(template: Mapping[str, Any]) -> str:
 
 def replica(owner: Owner, name: str, template: Mapping[str, Any], revision: str) -> dict[str, Any]:
     """Return the object of one replica made from a template: a pod, or a cluster of several."""
-    if NODES not in template:
+    if not spans(template):
         return _pod(owner, name, template, revision)
     made = cluster(name, owner.namespace, template, revision)
     made["metadata"]["ownerReferences"] = [owner_reference(owner)]

@@ -6,11 +6,18 @@ to go. The engine starts once every node has joined.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any, Final
 
 from controller.api.model_service import Variant
-from controller.fleets.ray.kuberay import API_VERSION, KIND, RayReplica, ray_cluster
+from controller.fleets.ray.kuberay import (
+    API_VERSION,
+    KIND,
+    MOST_OF_NAME,
+    RayReplica,
+    ray_cluster,
+)
 from controller.models.words import (
     MANAGED_BY,
     REVISION_LABEL,
@@ -22,6 +29,9 @@ from controller.models.words import (
 NODES: Final = "nodes"
 """Key of a stored template under which a replica of several machines keeps what the pod's template
 does not say."""
+
+MOST_OF_STEM: Final = MOST_OF_NAME - 5
+"""Behind it come a hyphen and a number below 10,000: there are at most 5,000 replicas."""
 
 SHM: Final = "shm"
 """Volume of shared memory, which every pod of a cluster has of its own."""
@@ -53,6 +63,19 @@ def spanning(
         "gate": gate,
     }
     return {**template, NODES: said}
+
+
+def spans(template: Mapping[str, Any]) -> bool:
+    """Whether replicas made from a template span several machines."""
+    return NODES in template
+
+
+def short(stem: str) -> str:
+    """Return the stem of a cluster's name, from which KubeRay makes longer ones."""
+    if len(stem) <= MOST_OF_STEM:
+        return stem
+    told_apart = hashlib.sha256(stem.encode()).hexdigest()[:8]
+    return f"{stem[: MOST_OF_STEM - 9].rstrip('-')}-{told_apart}"
 
 
 def cluster(
@@ -98,4 +121,4 @@ def cluster(
     return ray_cluster(replica, nodes["gate"])
 
 
-__all__ = ["API_VERSION", "KIND", "NODES", "cluster", "spanning"]
+__all__ = ["API_VERSION", "KIND", "NODES", "cluster", "short", "spanning", "spans"]

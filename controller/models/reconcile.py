@@ -7,10 +7,12 @@ actions have taken effect, the next decision from the new sight has none.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from controller.api.model_service import Variant
 from controller.models.pod import Images, owner_reference, replica, revision, template
+from controller.models.ray import KIND as RAY_CLUSTER
+from controller.models.ray import short, spans
 from controller.models.rollout import Wanted, moves, names
 from controller.models.spread import spread
 from controller.models.state import (
@@ -33,6 +35,8 @@ from controller.models.words import (
     SERVICE_LABEL,
     VARIANT_LABEL,
 )
+
+NO_RAY: Final = "replicas of several nodes need KubeRay: this cluster has no RayCluster"
 
 
 def reconcile(observed: Observed, images: Images, now_s: float, at: str) -> Decision:
@@ -82,10 +86,12 @@ def _variant(
     if wanted.revision not in observed.templates:
         actions.append(Create(_stored(observed, variant, newest, wanted.revision)))
     used = newest if decided.revision == wanted.revision else observed.templates[decided.revision]
-    stem = f"{owner.name}-{variant.name}-{decided.revision[:5]}"
-    fresh = names(stem, replicas, decided.create)
-    actions += [Create(replica(owner, name, used, decided.revision)) for name in fresh]
     actions += [Delete(gone.kind, gone.name, gone.uid) for gone in decided.delete]
+    if spans(used) and RAY_CLUSTER not in observed.kinds:
+        return VariantView(variant.name, count, decided, replicas, NO_RAY), actions
+    stem = f"{owner.name}-{variant.name}-{decided.revision[:5]}"
+    fresh = names(short(stem) if spans(used) else stem, replicas, decided.create)
+    actions += [Create(replica(owner, name, used, decided.revision)) for name in fresh]
     return VariantView(variant.name, count, decided, replicas), actions
 
 

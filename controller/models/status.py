@@ -16,12 +16,22 @@ MOST_REASONS: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class VariantView:
-    """One variant after a decision about it."""
+    """One variant after a decision about it.
+
+    Attributes:
+        name: The variant's.
+        wanted: Replicas.
+        moves: What was decided.
+        replicas: That were there before.
+        missing: What the cluster lacks to make any.
+
+    """
 
     name: str
     wanted: int
     moves: Moves
     replicas: tuple[Replica, ...]
+    missing: str = ""
 
 
 def memory_of(status: Mapping[str, Any]) -> dict[str, VariantMemory]:
@@ -85,15 +95,15 @@ def _variant(view: VariantView) -> dict[str, Any]:
         "revision": memory.revision,
         "stableRevision": memory.stable,
         "failedRevision": memory.failed,
-        "reason": _why(view.replicas),
+        "reason": _why(view),
     }
     return {key: value for key, value in said.items() if value != ""}
 
 
-def _why(replicas: Sequence[Replica]) -> str:
+def _why(view: VariantView) -> str:
     """Return why replicas are not ready, each reason once."""
-    reasons: dict[str, None] = {}
-    for replica in replicas:
+    reasons: dict[str, None] = {view.missing: None} if view.missing else {}
+    for replica in view.replicas:
         if replica.why and not replica.ready and not replica.ending:
             reasons.setdefault(replica.why)
     return "; ".join(list(reasons)[:MOST_REASONS])
@@ -107,7 +117,7 @@ def _available(observed: Observed, variants: Sequence[VariantView]) -> dict[str,
         return _condition("Available", True, "ScaledToZero", "no replica is wanted")
     if ready >= least and ready > 0:
         return _condition("Available", True, "EnoughReady", f"{ready} of {wanted} are ready")
-    why = "; ".join(filter(None, (_why(view.replicas) for view in variants)))
+    why = "; ".join(filter(None, (_why(view) for view in variants)))
     message = f"{ready} of {wanted} are ready" + (f": {why}" if why else "")
     return _condition("Available", False, "NotEnoughReady", message)
 

@@ -21,6 +21,9 @@ OWN_COMMAND: Final = "ray.io/overwrite-container-cmd"
 HEAD_CONTAINER: Final = "engine"
 WORKER_CONTAINER: Final = "node"
 WORKERS: Final = "nodes"
+MOST_OF_NAME: Final = 50
+"""KubeRay refuses names of more than 53 characters, since it appends to them; older ones less."""
+
 CLUSTER_LABEL: Final = "ray.io/cluster"
 """KubeRay's, on every pod of a cluster."""
 
@@ -77,7 +80,7 @@ class RayReplica:
     """One replica of several nodes.
 
     Attributes:
-        name: Of the object; at most 50 characters, since KubeRay appends to it.
+        name: Of the object.
         namespace: Of the object.
         image: Of the engine, with Ray in it.
         ray_version: Of the Ray in the image, as KubeRay wants it.
@@ -128,8 +131,8 @@ class RayReplica:
     def __post_init__(self) -> None:
         if self.nodes < 2:
             raise ValueError(f"nodes: {self.nodes}: a replica of one node is a pod")
-        if len(self.name) > 50:
-            raise ValueError(f"name: {self.name!r} is longer than 50 characters")
+        if len(self.name) > MOST_OF_NAME:
+            raise ValueError(f"name: {self.name!r} is longer than {MOST_OF_NAME} characters")
 
 
 def ray_cluster(replica: RayReplica, gate: str) -> dict[str, Any]:

@@ -54,15 +54,20 @@ async def open_api(
     return Api(account.server(), account.authorize, limits or ApiLimits())
 
 
-async def served(api: Api, resource: Resource) -> bool:
+async def served(api: Api, resource: Resource, namespace: str = "") -> bool:
     """Return whether the server knows the kind: its definition may not be installed.
+
+    Args:
+        api: The client.
+        resource: The kind.
+        namespace: Where we may list it, if not everywhere.
 
     Raises:
         KubeError: if the server does not say.
 
     """
     try:
-        await api.send(Call("list", resource), params={"limit": "1"})
+        await api.send(Call("list", resource, namespace), params={"limit": "1"})
     except KubeNotFound:
         return False
     return True
