@@ -13,7 +13,11 @@ MAKE: Final = READ | {"create", "delete"}
 APPLY: Final = READ | {"create", "patch"}
 
 ALLOWED: Final[dict[str, dict[str, frozenset[str]]]] = {
-    "gateway": {"/pods": READ, "headrace.dev/loraadapters": READ},
+    "gateway": {
+        "/pods": READ,
+        "headrace.dev/loraadapters": READ,
+        "headrace.dev/modelservices": READ,
+    },
     "controller": {
         "headrace.dev/modelservices": READ | {"patch"},
         "headrace.dev/loraadapters": READ | {"patch"},
@@ -72,10 +76,8 @@ def test_a_leader_is_elected_where_the_release_is_and_by_its_own_lease() -> None
         assert role["metadata"]["namespace"] == NAMESPACE
         lease = settings_file(made, "controller", release)["lease"]["name"]
         kind = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"]}
-        assert role["rules"] == [
-            {**kind, "verbs": ["create"]},  # cannot be limited to a name
-            {**kind, "resourceNames": [lease], "verbs": ["get", "update"]},
-        ]
+        assert role["rules"] == [{**kind, "resourceNames": [lease], "verbs": ["get", "update"]}]
+        assert one(made, "Lease", lease)["metadata"]["namespace"] == NAMESPACE
 
 
 def test_nothing_is_granted_by_wildcard_and_no_secret_to_anyone() -> None:
