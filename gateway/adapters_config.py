@@ -85,7 +85,7 @@ class AdapterSettings(BaseModel):
         ge=1,
         le=100_000,
         description="Adapters that an endpoint is to know; the one asked for least recently is "
-        "unloaded for the next. No more than its sidecar allows (`adapters.adapters`).",
+        "unloaded for the next. No more than its sidecar allows (its `engine.adapters`).",
     )
     slots: int | None = Field(
         default=None,

@@ -23,6 +23,8 @@ from headrace.runtime.adapter_source import ListedAdapters
 from headrace.runtime.config import ProbeSettings
 from headrace.runtime.discovery import StaticSource
 from headrace.runtime.probe import Prober
+from headrace.runtime.sidecar.config import RuntimeSettings
+from headrace.runtime.sidecar.process import run_sidecar
 from headrace.service.clock import RealClock
 from headrace.service.settings import load_settings
 from headrace.simulator.config import SimulatorSettings
@@ -93,7 +95,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
     async with AsyncExitStack() as stack:
         served: list[tuple[Served, asyncio.Event, asyncio.Task[None]]] = []
 
-        async def make(engines: int = 2, **settings: object) -> Served:
+        async def make(engines: int = 2, *, beside: bool = False, **settings: object) -> Served:
             values: dict[str, object] = {
                 "time_scale": SCALE,
                 "count": engines,
@@ -105,9 +107,13 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
             http = await stack.enter_async_context(
                 aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=LIMIT_S))
             )
+            urls = [info.url for info in fleet.infos()]
+            sidecars = [await _sidecar(stack, url, tmp_path) if beside else None for url in urls]
             given = StaticSource(
-                EndpointView(EndpointId(f"e{i}"), info.url, (MODEL,), simulated=True)
-                for i, info in enumerate(fleet.infos())
+                EndpointView(
+                    EndpointId(f"e{i}"), url, (MODEL,), simulated=True, runtime_url=sidecars[i]
+                )
+                for i, url in enumerate(urls)
             )
             probe = ProbeSettings(period_s=0.1, measure_tokens=0)
             prober = Prober(given, http, probe, RealClock(), Random(1))
@@ -165,6 +171,14 @@ async def test_an_adapter_is_listed_before_anyone_has_it_and_loaded_by_the_first
     assert sorted(map(len, await served.loaded())) == [0, 1]
     assert await served.metric("headrace_adapter_loads_total{") == 1.0
     assert await served.metric('headrace_requests_total{model="ad",outcome="served"}') == 1.0
+
+
+async def test_an_endpoint_with_a_sidecar_loads_through_it(start: Start) -> None:
+    served = await start(2, beside=True, artifacts={"cache_dir": "/nowhere", "allow": []})
+    served.adapters.replace([served.spec("ad", replicas=2)])
+    await served.until(lambda: _copies(served, "ad", 2))
+    assert (await served.ask("ad"))[0] == 200
+    assert all("sidecar-cache" in adapters["ad"] for adapters in await served.loaded())
 
 
 async def test_requests_that_come_while_it_is_loaded_share_the_load(start: Start) -> None:
@@ -265,6 +279,32 @@ async def test_an_engine_that_forgot_it_is_given_it_again(start: Start) -> None:
 
     await served.until(served_again)
     assert list((await served.loaded())[0]) == ["ad"]
+
+
+async def _sidecar(stack: AsyncExitStack, engine_url: str, folder: Path) -> str:
+    """Run a sidecar beside an engine; return its URL."""
+    settings = RuntimeSettings.model_validate(
+        {
+            "host": "127.0.0.1",
+            "port": 0,
+            "engine": {"url": engine_url, "program": "simulated"},
+            "artifacts": {
+                "cache_dir": str(folder / "sidecar-cache"),
+                "allow": [(folder / "source").as_uri()],
+            },
+        }
+    )
+    ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    stop = asyncio.Event()
+    task = asyncio.create_task(run_sidecar(settings, ready=ready.set_result, stop=stop))
+
+    async def end() -> None:
+        stop.set()
+        async with asyncio.timeout(LIMIT_S):
+            await task
+
+    stack.push_async_callback(end)
+    return await ready
 
 
 async def _listed(served: Served, name: str) -> bool:
