@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Final
 
 API_VERSION: Final = "ray.io/v1"
@@ -36,8 +37,11 @@ RAYLET_PORT: Final = 6_385
 """Of each node's Ray, which listens there while it lives. KubeRay's own probes need ``wget`` and a
 dashboard, which images of engines do not all have."""
 
+NO_REPORTS: Final = MappingProxyType({"name": "RAY_USAGE_STATS_ENABLED", "value": "0"})
+"""Ray reports its use to its makers unless told not to."""
+
 WORKER_SCRIPT: Final = """\
-ulimit -n 65536 || true
+ulimit -n 65536 2>/dev/null || true
 head=$(getent hosts "$FQ_RAY_IP" | cut -d' ' -f1)
 $KUBERAY_GEN_RAY_START_CMD &
 ray_pid=$!
@@ -56,7 +60,7 @@ since the name goes with the cluster. The limit is the one that KubeRay sets."""
 
 HEAD_SCRIPT: Final = """\
 set -u
-ulimit -n 65536 || true
+ulimit -n 65536 2>/dev/null || true
 $KUBERAY_GEN_RAY_START_CMD &
 ray_pid=$!
 trap 'kill -TERM ${engine_pid:-$ray_pid}' TERM
@@ -233,7 +237,7 @@ def _container(replica: RayReplica, name: str) -> dict[str, Any]:
         "name": name,
         "image": replica.image,
         **replica.container,
-        "env": [dict(each) for each in replica.env],
+        "env": [dict(NO_REPORTS), *(dict(each) for each in replica.env)],
         "resources": {kind: dict(each) for kind, each in replica.resources.items()},
         "volumeMounts": [
             {"name": "shm", "mountPath": SHARED_MEMORY},

@@ -101,7 +101,7 @@ class Load:
             self.counts.trouble("cut" if begun else "failed", repr(error))
             await asyncio.sleep(0.2)
             return
-        if tail.rstrip().endswith(b"data: [DONE]") and b'"error"' not in tail:
+        if tail.rstrip().endswith(b"data: [DONE]") and b'"error":' not in tail:
             self.counts.ends["served"] += 1
         else:
             self.counts.trouble("cut", repr(tail[-300:]))
