@@ -48,30 +48,33 @@ ray_pid=$!
 trap leaving=yes TERM
 while kill -0 $ray_pid 2>/dev/null; do
   [ -n "${leaving:-}" ] || { wait $ray_pid; continue; }
-  timeout 2 /bin/bash -c "exec 3<>/dev/tcp/$head/$RAY_PORT" 2>/dev/null || break
-  sleep 1
+  timeout 2 /bin/bash -c "exec 3<>/dev/tcp/$head/$RAY_PORT" 2>/dev/null && sleep 1 && continue
+  kill -KILL $ray_pid
+  exit 0
 done
-kill -TERM $ray_pid 2>/dev/null
 wait $ray_pid
 """
 """All pods of a deleted cluster are told to go at once. The head drains its engine, whose other
 shares are here: this node stays until the head's Ray is gone. Its address is looked up before,
-since the name goes with the cluster. The limit is the one that KubeRay sets."""
+since the name goes with the cluster. Asked to end, Ray would look for its head for half a minute.
+The limit is the one that KubeRay sets."""
 
 HEAD_SCRIPT: Final = """\
 set -u
 ulimit -n 65536 2>/dev/null || true
 $KUBERAY_GEN_RAY_START_CMD &
 ray_pid=$!
-trap 'kill -TERM ${engine_pid:-$ray_pid}' TERM
+trap 'kill -TERM $now' TERM
 python3 -c "$HEADRACE_JOINED" --nodes "$HEADRACE_NODES" \
---cards-per-node "$HEADRACE_CARDS" --within "$HEADRACE_JOIN_S" || { kill -TERM $ray_pid; exit 1; }
+--cards-per-node "$HEADRACE_CARDS" --within "$HEADRACE_JOIN_S" &
+now=$!
+wait $now || { kill -TERM $ray_pid; exit 1; }
 "$@" &
-engine_pid=$!
-wait -n $ray_pid $engine_pid
+now=$!
+wait -n $ray_pid $now
 ended=$?
-kill -TERM $engine_pid 2>/dev/null
-wait $engine_pid
+kill -TERM $now 2>/dev/null
+wait $now
 kill -TERM $ray_pid 2>/dev/null
 exit $ended
 """
