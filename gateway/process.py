@@ -126,10 +126,14 @@ async def run_gateway(  # noqa: PLR0913 -- what a gateway is made of
         listener.close()
         await loading.close()
         await session.close()
-        parts.upstream.close()
-        parts.tokens.close()
-        if lines is not None:
-            lines.flush()
+        _close(parts, lines)
+
+
+def _close(parts: Parts, lines: Lines | None) -> None:
+    parts.upstream.close()
+    parts.tokens.close()
+    if lines is not None:
+        lines.flush()
 
 
 def _build(
