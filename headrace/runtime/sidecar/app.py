@@ -74,7 +74,7 @@ def _add_adapters(app: FastAPI, sidecar: Sidecar, key: str | None) -> None:
     @app.get("/v1/adapters", summary="Adapters that the engine has")
     async def adapters(request: Request) -> Response:
         authorise(request)
-        return _json(200, AdaptersReply(await sidecar.adapters()))
+        return _json(200, AdaptersReply(await sidecar.adapters(), sidecar.failures))
 
     @app.put("/v1/adapters/{name:path}", summary="Have the engine serve an adapter")
     async def put(name: str, request: Request) -> Response:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from typing import Final
+
 from prometheus_client import CollectorRegistry, generate_latest
 
 from headrace.core.adapter import AdapterSpec
 from headrace.core.clock import Clock
 from headrace.core.endpoint import EndpointView, Health
-from headrace.core.errors import EngineError, EngineUnreachable
+from headrace.core.errors import EngineError, EngineUnreachable, HeadraceError
 from headrace.core.ids import ModelName
 from headrace.runtime.adapters import AdapterHost, LoadedAdapter
 from headrace.runtime.artifacts.store import ArtifactStore
@@ -19,6 +22,7 @@ from headrace.runtime.sidecar.metrics import show
 from headrace.runtime.sidecar.wire import (
     AdapterReply,
     DrainReply,
+    FailureReply,
     FetchReply,
     PutAdapter,
     StateReply,
@@ -27,6 +31,9 @@ from headrace.service.log import get_logger
 from headrace.service.telemetry import Telemetry
 
 _log = get_logger("runtime")
+
+FAILURES: Final = 256
+"""Most adapters whose last failure is remembered; the latest stay."""
 
 
 class Sidecar:
@@ -63,6 +70,7 @@ class Sidecar:
         self._telemetry = telemetry
         self._draining = False
         self._adapters: tuple[LoadedAdapter, ...] = ()
+        self._failures: OrderedDict[str, FailureReply] = OrderedDict()
 
     @property
     def view(self) -> EndpointView:
@@ -145,10 +153,26 @@ class Sidecar:
             rank=body.rank,
             digest=body.digest,
         )
-        return _told(await self._host.load(spec))
+        try:
+            loaded = await self._host.load(spec)
+        except HeadraceError as error:
+            why = str(getattr(error, "message", error))
+            self._failures[name] = FailureReply(name, body.source, body.digest, why)
+            self._failures.move_to_end(name)
+            while len(self._failures) > FAILURES:
+                self._failures.popitem(last=False)
+            raise
+        self._failures.pop(name, None)
+        return _told(loaded)
+
+    @property
+    def failures(self) -> tuple[FailureReply, ...]:
+        """What failed when it was last to be loaded, and was not unloaded since."""
+        return tuple(self._failures.values())
 
     async def unload(self, name: str) -> bool:
         """Have the engine forget an adapter; False if it had none of that name."""
+        self._failures.pop(name, None)
         return await self._host.unload(ModelName(name))
 
     async def state(self) -> StateReply:

@@ -67,8 +67,11 @@ class SidecarClient:
 
     async def adapters(self) -> tuple[LoadedAdapter, ...]:
         """Return the adapters that the engine has, in order of name."""
-        reply = await self._get("/v1/adapters", AdaptersReply, self._timeout_s)
-        return tuple(map(_adapter, reply.adapters))
+        return tuple(map(_adapter, (await self.adapters_told()).adapters))
+
+    async def adapters_told(self) -> AdaptersReply:
+        """Return the same as the sidecar says it, with what lately failed to load."""
+        return await self._get("/v1/adapters", AdaptersReply, self._timeout_s)
 
     async def load(self, spec: AdapterSpec) -> LoadedAdapter:
         """Have the engine serve an adapter; returns at once when it does already."""

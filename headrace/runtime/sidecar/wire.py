@@ -40,10 +40,20 @@ class AdapterReply(msgspec.Struct, frozen=True):
     digest: str | None = None
 
 
+class FailureReply(msgspec.Struct, frozen=True):
+    """An adapter that could not be loaded when it was last asked for."""
+
+    name: str
+    source: str
+    digest: str | None
+    why: str
+
+
 class AdaptersReply(msgspec.Struct, frozen=True):
-    """Body of ``GET /v1/adapters``."""
+    """Body of ``GET /v1/adapters``: what the engine has, and what lately failed."""
 
     adapters: tuple[AdapterReply, ...] = ()
+    failures: tuple[FailureReply, ...] = ()
 
 
 class UnloadReply(msgspec.Struct, frozen=True):
