@@ -101,6 +101,13 @@ class ControllerSettings(BaseModel):
         le=10,
         description="How long changes of a service are gathered before it is looked at.",
     )
+    adapters_period_s: float = Field(
+        default=10.0,
+        ge=0.1,
+        le=3_600,
+        description="Seconds between two times that sidecars are asked which adapters are loaded. "
+        "Only for what `kubectl get lora` shows.",
+    )
     host: str = Field(default="0.0.0.0", description="Address of /healthz, /readyz and /metrics.")  # noqa: S104
     port: int = Field(default=8_082, ge=0, le=65_535, description="0 takes a free one.")
     lease: LeaseSettings = Field(default_factory=LeaseSettings)

@@ -19,12 +19,14 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from controller.acting import Acting
+from controller.adapters.telling import Sidecars, Telling
 from controller.config import ControllerSettings
 from controller.loop import Loop
 from controller.metrics import CONTROLLER_METRICS
 from controller.sight import OPTIONAL, Sight
 from headrace.core.errors import ConfigError
 from headrace.service.clock import RealClock
+from headrace.service.http import HttpLimits, make_session
 from headrace.service.kube.api import Api
 from headrace.service.kube.connect import open_api, served
 from headrace.service.kube.events import Recorder
@@ -86,26 +88,39 @@ async def run_controller(
             epoch_s=time.time,  # noqa: TID251 -- compared with the API server's times only
             telemetry=telemetry,
         )
+        session = await stack.enter_async_context(make_session(HttpLimits()))
+        telling = Telling(
+            api,
+            sight,
+            writes,
+            Sidecars(session),
+            namespace=namespace,
+            period_s=settings.adapters_period_s,
+            clock=clock,
+            epoch_s=time.time,  # noqa: TID251 -- written where operators read it
+        )
         queue: WorkQueue[Key] = WorkQueue(loop.look, WorkLimits(workers=settings.workers), clock)
         leading = _Leading(settings, api, clock, rng)
         gauges = _Gauges(telemetry, api, queue, leading)
         tasks = await stack.enter_async_context(Tasks(clock))
         url = await stack.enter_async_context(_Probes(settings, sight, registry))
-        for name, watch in sight.tasks():
+        for name, watch in (*sight.tasks(), *telling.tasks()):
             tasks.start(name, watch, restart=EVER)
         tasks.start("gauges", gauges.run, restart=EVER)
         tasks.start("events", recorder.run, restart=EVER)
-        tasks.start("lead", lambda: leading.run(lambda: _work(sight, queue)), restart=EVER)
+        tasks.start("lead", lambda: leading.run(lambda: _work(sight, queue, telling)), restart=EVER)
         ready(url)
         await stop.wait()
 
 
-async def _work(sight: Sight, queue: WorkQueue[Key]) -> None:
+async def _work(sight: Sight, queue: WorkQueue[Key], telling: Telling) -> None:
     """Begin with every service, once all has been seen: another may have led before us."""
     await sight.synced()
     for key in sight.services.items:
         queue.add(key)
-    await queue.run()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(queue.run())
+        group.create_task(telling.run())
 
 
 class _Leading:

@@ -178,12 +178,22 @@ class Variant(Group):
         return self.tensor_parallel * self.pipeline_parallel // self.nodes
 
 
+SourcePrefix = Annotated[
+    str, Field(pattern=r"^(file|http|https|s3|gs|hf)://[^\s?#]*$", max_length=1_024)
+]
+
+
 class Lora(Group):
     """Whether and how adapters are served."""
 
     max_loras: int = Field(default=8, ge=1, le=1_024, description="Adapters in one step.")
     max_cpu_loras: int = Field(default=64, ge=1, le=10_000, description="Adapters kept in memory.")
     max_rank: int = Field(default=64, ge=1, le=512, description="Highest rank of any.")
+    sources: Annotated[list[SourcePrefix], Field(max_length=64)] = Field(
+        default_factory=list,
+        description="What adapters' sources may begin with, whole path segments at a time, e.g. "
+        "s3://bucket/adapters or https://models.example.com/; default: hf://, s3:// and gs://.",
+    )
 
     RULES: ClassVar = (
         Rule(

@@ -83,7 +83,7 @@ def template(
     fetched = spec.model.source is not None and spec.model.source.startswith(REMOTE)
     model = MODEL_FOLDER if fetched else spec.model.source or ""
     started = command(spec, variant, served_name(owner, spec), model)
-    sidecars = [_runtime(spec, images)]
+    sidecars = [_runtime(spec, images, fetched)]
     if fetched:
         assert spec.model.source is not None
         sidecars.insert(0, _fetch(spec.model.source, images))
@@ -200,10 +200,14 @@ def _engine(
     )
 
 
-def _runtime(spec: ModelServiceSpec, images: Images) -> dict[str, Any]:
+def _runtime(spec: ModelServiceSpec, images: Images, fetched: bool) -> dict[str, Any]:
     args = ["runtime", "--engine", spec.engine.kind.value, "--port", str(RUNTIME_PORT)]
     args += ["--engine-url", f"http://127.0.0.1:{ENGINE_PORT}"]
     args += ["--cache", CACHE_FOLDER, "--drain-limit-s", str(max(1, spec.rollout.drain_seconds))]
+    if fetched:
+        args += ["--hold", MODEL_FOLDER]
+    for prefix in () if spec.lora is None else spec.lora.sources:
+        args += ["--allow", prefix]
     return {
         "name": RUNTIME,
         "image": images.headrace,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Final
@@ -17,11 +18,15 @@ from headrace.cli.serving import announcement, configure_log, ready
 from headrace.core.endpoint import Health
 from headrace.core.errors import ConfigError
 from headrace.runtime.discovery import EndpointSource, StaticSource
+from headrace.runtime.kube_adapters import AdapterObjects
 from headrace.runtime.kube_pods import PodSource
 from headrace.runtime.probe import Prober, probe_limits
 from headrace.service.clock import RealClock
 from headrace.service.http import make_session
-from headrace.service.kube.connect import open_api
+from headrace.service.kube.api import Api
+from headrace.service.kube.connect import open_api, served
+from headrace.service.kube.errors import KubeError
+from headrace.service.kube.resource import LORA_ADAPTERS
 from headrace.service.log import get_logger
 from headrace.service.settings import describe, load_settings
 from headrace.service.tasks import Restart, Tasks
@@ -66,8 +71,29 @@ async def _serve(settings: FrontSettings, lines: Lines | None) -> bool:
     else:
         async with await open_api(found.kubeconfig, found.context) as api:
             pods = PodSource(api, found.namespace or None, found.label_selector)
-            await _Front(settings, pods, stop, pods).run(lines)
+            cluster = _Cluster(pods, await _adapters(settings, api))
+            await _Front(settings, pods, stop, cluster).run(lines)
     return stop.is_set()
+
+
+@dataclass(frozen=True, slots=True)
+class _Cluster:
+    """What is followed of a cluster; ``adapters`` is None where it has no such objects."""
+
+    pods: PodSource
+    adapters: AdapterObjects | None
+
+
+async def _adapters(settings: FrontSettings, api: Api) -> AdapterObjects | None:
+    namespace = settings.discovery.namespace
+    try:
+        known = await served(api, LORA_ADAPTERS, namespace)
+    except KubeError:
+        known = True  # away, or not ours to see: the watches will tell
+    if not known:
+        _log.info("no_adapter_objects", why="the cluster has no definition of LoraAdapter")
+        return None
+    return AdapterObjects(api, namespace or None, settings.gateway.adapters.specs())
 
 
 class _Front:
@@ -78,18 +104,18 @@ class _Front:
         settings: FrontSettings,
         source: EndpointSource,
         stop: asyncio.Event,
-        pods: PodSource | None = None,
+        cluster: _Cluster | None = None,
     ) -> None:
         self._settings = settings
         self._source = source
         self._stop = stop
-        self._pods = pods
+        self._cluster = cluster
 
     async def run(self, lines: Lines | None) -> None:
         """Serve until told to stop, or cancelled after that."""
         settings, clock = self._settings, RealClock()
         url: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        engines = MAX_LISTED if self._pods is not None else len(settings.endpoints)
+        engines = MAX_LISTED if self._cluster is not None else len(settings.endpoints)
         session = make_session(
             probe_limits(settings.probe, engines), key=settings.gateway.upstream.key
         )
@@ -98,9 +124,9 @@ class _Front:
             async with Tasks(clock) as tasks:
                 tasks.start("probe", prober.run, restart=Restart())
                 tasks.start("announce", lambda: self._announce(prober, url))
-                if self._pods is not None:
-                    tasks.start("pods", self._pods.run, restart=Restart())
-                    await self._or_stop(_first_look(self._pods, prober))
+                if self._cluster is not None:
+                    _follow(self._cluster, tasks)
+                    await self._or_stop(_first_look(self._cluster, prober))
                 await run_gateway(
                     settings.gateway,
                     settings.router.router(),
@@ -108,6 +134,7 @@ class _Front:
                     ready=url.set_result,
                     stop=self._stop,
                     lines=lines,
+                    adapters=self._cluster.adapters if self._cluster is not None else None,
                 )
         except asyncio.CancelledError:
             if not self._stop.is_set():
@@ -132,12 +159,12 @@ class _Front:
         """Say where we listen, what to send there once an engine is ready, and when all are."""
         at, count = await url, len(self._settings.endpoints)
         looked_for = f"{count} engine(s)"
-        if self._pods is not None:
+        if self._cluster is not None:
             looked_for = _place(self._settings.discovery)
         say(f"Headrace listens at {at} and looks for {looked_for}.")
         first = await ready(prober, 1)
         say(announcement(at, first[0], self._settings.gateway, "the gateway"))
-        if self._pods is None:
+        if self._cluster is None:
             await ready(prober, count)
             say(f"{count} of {count} endpoints are ready.")
 
@@ -154,12 +181,21 @@ def _place(discovery: DiscoverySettings) -> str:
     return f"pods with {discovery.label_selector} in {where}"
 
 
-def _first_look(pods: PodSource, prober: Prober) -> asyncio.Task[None]:
+def _follow(cluster: _Cluster, tasks: Tasks) -> None:
+    tasks.start("pods", cluster.pods.run, restart=Restart())
+    if cluster.adapters is not None:
+        for name, work in cluster.adapters.tasks():
+            tasks.start(name, work, restart=Restart())
+
+
+def _first_look(cluster: _Cluster, prober: Prober) -> asyncio.Task[None]:
     """Wait until all pods are known, and those that are ready have shown it to us, too.
 
     A gateway that listened earlier would refuse requests that another replica still serves. The
-    list is waited for as long as it takes: who knows no endpoint has nothing to serve.
+    list is waited for as long as it takes: who knows no endpoint has nothing to serve. Adapters
+    are not: without them models are still served.
     """
+    pods = cluster.pods
 
     def unproven() -> bool:
         known = {view.endpoint_id: view.health for view in prober.endpoints()}
@@ -174,7 +210,10 @@ def _first_look(pods: PodSource, prober: Prober) -> asyncio.Task[None]:
             async with asyncio.timeout(FIRST_LOOK_S):
                 while unproven():
                     await prober.changed()
+                if cluster.adapters is not None:
+                    await cluster.adapters.synced()
         except TimeoutError:
-            _log.warning("endpoints_unproven", after_s=FIRST_LOOK_S)
+            what = "endpoints_unproven" if unproven() else "adapters_unknown"
+            _log.warning(what, after_s=FIRST_LOOK_S)
 
     return asyncio.create_task(look())

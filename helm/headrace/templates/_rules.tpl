@@ -1,10 +1,10 @@
-{{/* What the gateway does with the API: it looks at model pods and at adapters. */}}
+{{/* What the gateway does with the API: it looks at model pods, at adapters and what they are for. */}}
 {{- define "headrace.gatewayRules" -}}
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch]
 - apiGroups: [headrace.dev]
-  resources: [loraadapters]
+  resources: [loraadapters, modelservices]
   verbs: [get, list, watch]
 {{- end -}}
 

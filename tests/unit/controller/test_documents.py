@@ -112,7 +112,13 @@ def test_a_document_with_its_defaults_is_the_same_document() -> None:
     found = read(SERVICE % ("m, labels: {a: b}", spec))
     [filled] = [each.filled() for each in found.ours]
     assert filled["metadata"] == {"name": "m", "labels": {"a": "b"}}
-    assert filled["spec"]["lora"] == {"maxLoras": 2, "maxCpuLoras": 64, "maxRank": 64}
+    assert filled["spec"]["lora"] == {
+        "maxLoras": 2,
+        "maxCpuLoras": 64,
+        "maxRank": 64,
+        "sources": [],
+        "sources": [],
+    }
     assert filled["spec"]["rollout"]["drainSeconds"] == 600
     assert read_documents([filled]).ours[0].spec == found.ours[0].spec
 

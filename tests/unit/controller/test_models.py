@@ -216,6 +216,19 @@ def test_a_remote_model_is_fetched_before_the_engine_starts() -> None:
     assert [c["name"] for c in made["initContainers"]] == ["fetch", "runtime"]
     args = made["containers"][0]["args"]
     assert args[args.index("--model") + 1] == "/var/cache/headrace/model"
+    told = made["initContainers"][1]["args"]
+    assert told[told.index("--hold") + 1] == "/var/cache/headrace/model"
+
+
+def test_adapters_may_come_from_where_the_spec_says() -> None:
+    def told(**fields: object) -> list[str]:
+        spec = spec_of(**fields)
+        [runtime] = template(OWNER, spec, spec.variants[0], IMAGES)["spec"]["initContainers"]
+        args: list[str] = runtime["args"]
+        return [args[at + 1] for at, word in enumerate(args) if word == "--allow"]
+
+    assert told() == told(lora={}) == []
+    assert told(lora={"sources": ["s3://a/", "https://b/c"]}) == ["s3://a/", "https://b/c"]
 
 
 def test_cards_are_asked_for_and_dealt_to_nodes() -> None:

@@ -1,0 +1,1 @@
+"""What the controller does for LoraAdapter objects: it says how they are."""
