@@ -15,7 +15,9 @@ from controller.fleets.protocol import Fleet
 from gateway.config import GatewaySettings
 from gateway.process import Lines, run_gateway
 from headrace.cli.config import LogSettings, UpSettings
+from headrace.cli.documents import load
 from headrace.cli.ending import say, stop_on_signals
+from headrace.cli.served import refuse_decided, with_documents
 from headrace.core.endpoint import EndpointView, Health
 from headrace.core.errors import ConfigError
 from headrace.core.ids import EndpointId
@@ -26,22 +28,39 @@ from headrace.service.log import configure_logging, get_logger
 from headrace.service.settings import describe, load_settings
 
 
-def run(config: Path | None, flags: Mapping[str, object]) -> bool:
+def run(config: Path | None, flags: Mapping[str, object], models: Path | None = None) -> bool:
     """Serve until SIGINT or SIGTERM; returns whether that is how it ended.
 
     Args:
         config: Settings file, or None for the defaults.
         flags: Options by dotted field; they win over the file.
+        models: File with a ModelService; it wins over both.
 
     Raises:
         ConfigError: if a setting is wrong or the engine cannot be started here.
 
     """
     settings = load_settings(UpSettings, config, flags)
+    unused: list[str] = []
+    if models is not None:
+        refuse_decided(flags)
+        settings, unused = _served(settings, models)
     lines = configure_log(settings.log)
+    if unused:
+        get_logger("up").info("ignored, for Kubernetes only", fields=unused)
     get_logger("up").info("settings", effective=describe(settings))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_Up(settings, lines).run())
+
+
+def _served(settings: UpSettings, models: Path) -> tuple[UpSettings, list[str]]:
+    documents = load(models)
+    if documents is None:
+        raise ConfigError(f"{models}: expected documents with apiVersion and kind")
+    try:
+        return with_documents(settings, documents)
+    except ConfigError as error:
+        raise ConfigError(f"{models}: {error}") from None
 
 
 def configure_log(log: LogSettings) -> Lines | None:

@@ -10,20 +10,31 @@ import typer
 from headrace.cli import options
 from headrace.cli.errors import readable_errors
 
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="Settings file; `headrace config show` prints one.")
+]
+ModelServiceFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--model-service",
+        "-f",
+        help="A file with a ModelService, as `kubectl apply -f` takes it, to serve here.",
+    ),
+]
+FleetName = Annotated[
+    str | None, typer.Option("--fleet", help="Where engines run: local (the default) or ray.")
+]
+RayAddress = Annotated[
+    str | None, typer.Option("--address", help="Ray: host:port of the head; auto is the default.")
+]
+
 
 def up(  # noqa: PLR0913 -- a command's options are its parameters
     *,
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", help="Settings file; `headrace config show` prints one."),
-    ] = None,
-    fleet: Annotated[
-        str | None, typer.Option("--fleet", help="Where engines run: local (the default) or ray.")
-    ] = None,
-    address: Annotated[
-        str | None,
-        typer.Option("--address", help="Ray: host:port of the head; auto is the default."),
-    ] = None,
+    config: ConfigFile = None,
+    model_service: ModelServiceFile = None,
+    fleet: FleetName = None,
+    address: RayAddress = None,
     engine: Annotated[
         str | None, typer.Option("--engine", help="simulated (the default) or vllm.")
     ] = None,
@@ -71,7 +82,9 @@ def up(  # noqa: PLR0913 -- a command's options are its parameters
             "log.level": log_level,
         }
         ok = serving.run(
-            config, {field: value for field, value in flags.items() if value is not None}
+            config,
+            {field: value for field, value in flags.items() if value is not None},
+            model_service,
         )
     if not ok:
         raise typer.Exit(1)

@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 from bench.result import Goal, Result, write_result
 from tests.e2e.kube.load import Counts
 
-PARTS = ("scale", "rollout", "bad_revision", "node_lost", "apiserver")
+PARTS = (
+    *("scale", "rollout", "bad_revision", "node_lost", "apiserver"),
+    *("vllm_rollout", "ray_scale"),
+)
 """What happens under load."""
 
 GOALS = (

@@ -1,0 +1,100 @@
+"""What ``headrace up --model-service`` serves: settings and what a file of documents says. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Final
+
+from controller.api.documents import Document, Documents
+from controller.api.lora_adapter import LoraAdapterSpec
+from controller.api.model_service import ModelServiceSpec
+from controller.fleets.from_service import fleet_settings, ignored
+from gateway.adapters_config import AdapterEntry, AdapterSettings
+from headrace.cli.config import UpSettings
+from headrace.core.errors import ConfigError
+
+DECIDED: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "fleet.engine": "--engine",
+        "fleet.model": "--model",
+        "fleet.replicas": "--replicas",
+        "fleet.time_scale": "--time-scale",
+        "fleet.simulated.hardware": "--hardware",
+        "fleet.simulated.model": "--sim-model",
+        "fleet.tp": "--tp",
+    }
+)
+"""Options that a ModelService has fields for."""
+
+
+def refuse_decided(flags: Mapping[str, object]) -> None:
+    """Refuse options that say what the ModelService says.
+
+    Raises:
+        ConfigError: naming them.
+
+    """
+    given = [option for field, option in DECIDED.items() if field in flags]
+    if given:
+        raise ConfigError(f"{', '.join(given)}: not with --model-service, which says it")
+
+
+def with_documents(settings: UpSettings, documents: Documents) -> tuple[UpSettings, list[str]]:
+    """Return the settings that serve what the documents say, and what of those is ignored.
+
+    Raises:
+        ConfigError: a line per field that cannot be honoured here.
+
+    """
+    services = [each for each in documents.ours if isinstance(each.spec, ModelServiceSpec)]
+    if len(services) != 1:
+        raise ConfigError(f"kind: one ModelService is needed, {len(services)} are given")
+    [service] = services
+    assert isinstance(service.spec, ModelServiceSpec)
+    served = service.spec.model.name or service.name
+    adapters = [each for each in documents.ours if isinstance(each.spec, LoraAdapterSpec)]
+    problems = list(_adapter_problems(service, adapters))
+    if problems:
+        raise ConfigError("\n".join(problems))
+    fleet = fleet_settings(service.name, service.spec, settings.fleet)
+    gateway = settings.gateway.model_copy(
+        update={"adapters": _adapters(settings.gateway.adapters, service.spec, served, adapters)}
+    )
+    unused = [*ignored(service.spec, fleet.kind), *documents.others]
+    return settings.model_copy(update={"fleet": fleet, "gateway": gateway}), unused
+
+
+def _adapter_problems(service: Document, adapters: Sequence[Document]) -> Iterator[str]:
+    assert isinstance(service.spec, ModelServiceSpec)
+    for adapter in adapters:
+        assert isinstance(adapter.spec, LoraAdapterSpec)
+        if adapter.spec.base != service.name:
+            yield f"LoraAdapter {adapter.name}: spec.base: {service.name} is needed, the only model"
+    if adapters and service.spec.lora is None:
+        yield f"ModelService {service.name}: spec.lora: needed for the LoraAdapters beside it"
+
+
+def _adapters(
+    base: AdapterSettings, spec: ModelServiceSpec, served: str, adapters: Sequence[Document]
+) -> AdapterSettings:
+    """Return the gateway's adapters: those that the settings know, and those of the documents."""
+    values = {name: getattr(base, name) for name in base.model_fields_set}
+    if spec.lora is not None:
+        values.setdefault("slots", spec.lora.max_loras)
+        values.setdefault("per_endpoint", spec.lora.max_cpu_loras)
+    values["known"] = (*base.known, *(_entry(adapter, served) for adapter in adapters))
+    return AdapterSettings.model_validate(values)
+
+
+def _entry(adapter: Document, served: str) -> AdapterEntry:
+    spec = adapter.spec
+    assert isinstance(spec, LoraAdapterSpec)
+    return AdapterEntry(
+        name=spec.name or adapter.name,
+        base=served,
+        source=spec.source,
+        digest=spec.digest,
+        rank=spec.rank,
+        replicas=spec.replicas,
+    )
