@@ -24,7 +24,9 @@ def steps(name: str) -> list[tuple[str, str]]:
 
 @every
 def test_the_base_can_be_exchanged(name: str) -> None:
-    assert steps(name)[0] == ("ARG", "BASE=python:3.11-slim-bookworm")
+    ours = name == "Dockerfile.ray"  # which adds to our own image
+    argument = "HEADRACE=headrace:0.1.0" if ours else "BASE=python:3.11-slim-bookworm"
+    assert steps(name)[0] == ("ARG", argument)
     bases = [rest.split()[0] for instruction, rest in steps(name) if instruction == "FROM"]
     assert set(bases) == {"${BASE}"}
 
@@ -32,7 +34,8 @@ def test_the_base_can_be_exchanged(name: str) -> None:
 @every
 def test_it_runs_as_the_user_that_the_chart_asks_for(name: str) -> None:
     users = [rest for instruction, rest in steps(name) if instruction == "USER"]
-    assert users == ["10001:10001"]
+    assert users[-1] == "10001:10001"
+    assert users[:-1] in ([], ["root"] if name == "Dockerfile.ray" else [])
     assert "runAsUser: 10001" in (CHART / "templates/_helpers.tpl").read_text()
 
 
@@ -49,7 +52,8 @@ def test_whatever_is_installed_is_hashed_and_nothing_installs_in_what_is_shipped
     for part in installs:
         assert "--require-hashes" in part or "--no-index" in part
     made = [rest for instruction, rest in steps(name) if instruction == "RUN" and "venv" in rest]
-    assert all("-m venv --without-pip /opt/" in rest for rest in made)
+    for rest in made:  # what installs is in no layer that is shipped
+        assert "-m venv --without-pip /opt/" in rest or "rm -r /tmp/tools" in rest
 
 
 def test_what_is_copied_reaches_the_build() -> None:

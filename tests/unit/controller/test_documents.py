@@ -117,7 +117,6 @@ def test_a_document_with_its_defaults_is_the_same_document() -> None:
         "maxCpuLoras": 64,
         "maxRank": 64,
         "sources": [],
-        "sources": [],
     }
     assert filled["spec"]["rollout"]["drainSeconds"] == 600
     assert read_documents([filled]).ours[0].spec == found.ours[0].spec
