@@ -205,6 +205,23 @@ async def test_what_is_wrong_is_told_with_its_field_and_as_the_error_it_was(
     assert "source" in body["error"]["message"]
 
 
+async def test_a_load_that_failed_is_told_of_until_it_succeeds(
+    sidecar: Beside, server: FileServer
+) -> None:
+    server.folder("a", FILES)
+    await sidecar.ready()
+    client = sidecar.client
+    with pytest.raises(InvalidRequest):
+        await client.load(AdapterSpec(ModelName("ad"), BASE, "s3://bucket/x"))
+    [failure] = (await client.adapters_told()).failures
+    assert (failure.name, failure.source, failure.digest) == ("ad", "s3://bucket/x", None)
+    assert "not allowed" in failure.why
+    await client.load(spec(server))
+    told = await client.adapters_told()
+    assert [each.name for each in told.adapters] == ["ad"]
+    assert told.failures == ()
+
+
 async def test_no_more_adapters_than_allowed_are_loaded_but_one_may_replace_itself(
     sidecar: Beside, server: FileServer
 ) -> None:
