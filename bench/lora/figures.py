@@ -12,7 +12,9 @@ from bench.lora.workload import Demand, requests
 
 ADAPTERS: Final = 1_000
 DURATION_S: Final = 60.0
-SEEDS: Final = (1, 2, 3)
+SEEDS: Final = (4, 5, 6)
+"""None of them was looked at while the router was made: seed 1 was, and chose the rate and
+``router.adapters.STALL_WEIGHT``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,6 @@ class Case:
     name: str
     exponent: float
     rate_rps: float
-    seeds: tuple[int, ...] = SEEDS
 
 
 HEADLINE: Final = Case("zipf_1_0", 1.0, 30.0)
@@ -30,8 +31,8 @@ CASES: Final = (
     HEADLINE,
     Case("zipf_0_8", 0.8, 30.0),
     Case("zipf_1_2", 1.2, 30.0),
-    Case("zipf_1_0_quiet", 1.0, 15.0, SEEDS[:1]),
-    Case("zipf_1_0_busy", 1.0, 36.0, SEEDS[:1]),
+    Case("zipf_1_0_quiet", 1.0, 15.0),
+    Case("zipf_1_0_busy", 1.0, 36.0),
 )
 KEYS: Final = {OURS: "headrace", AIBRIX: "aibrix", LRU: "lru", LLMD: "llmd"}
 
@@ -44,7 +45,7 @@ def measure(
     spread: dict[str, tuple[float, float]] = {}
     for case in CASES:
         drawn: dict[str, list[float]] = {}
-        for seed in case.seeds:
+        for seed in SEEDS:
             for figure, value in _once(case, seed).items():
                 drawn.setdefault(figure, []).append(value)
         for figure, values in drawn.items():
@@ -99,6 +100,10 @@ NOTES: Final = (
     "Hit ratio: share of requests whose adapter had a slot when they came to run. No placement "
     "saves the first request for an adapter its load (first_asked_ratio of all requests), so where "
     "these are over 1 %, p99 cannot go below 40 ms.",
+    "The rates (30 requests/s; quiet 15, busy 36) are ours, the issue names none: 30 was taken after "
+    "trying 20, 30, 35 and 50 on seed 1. What is gained depends on them: with few requests in "
+    "flight nobody waits for a slot and a load is all there is; at 50 the slots do not suffice and "
+    "everyone's requests queue for seconds.",
     "aibrix: leastAdapters, one replica per adapter. lru: least requests, each engine's own LRU. "
     "llmd: not asked for by the issue; LoRA affinity with fresher knowledge than llm-d has.",
 )

@@ -27,6 +27,8 @@ GOALS = (
     Goal("6.lora.p99_added", "zipf_1_0.p99_added_ratio", "<=", 0.5),
     Goal("6.lora.p99_added_zipf_0_8", "zipf_0_8.p99_added_ratio", "<=", 0.5),
     Goal("6.lora.p99_added_zipf_1_2", "zipf_1_2.p99_added_ratio", "<=", 0.5),
+    Goal("6.lora.p99_added_quiet", "zipf_1_0_quiet.p99_added_ratio", "<=", 0.5),
+    Goal("6.lora.p99_added_busy", "zipf_1_0_busy.p99_added_ratio", "<=", 0.5),
     Goal("6.lora.vllm.failures", "vllm.requests_failed", "==", 0),
     Goal("6.lora.vllm.loaded_on_demand", "vllm.loaded_on_demand", "==", len(NAMES)),
     Goal("6.lora.vllm.answers_differ", "vllm.distinct_answers", "==", 1 + len(NAMES)),
