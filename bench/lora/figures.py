@@ -100,10 +100,10 @@ NOTES: Final = (
     "Hit ratio: share of requests whose adapter had a slot when they came to run. No placement "
     "saves the first request for an adapter its load (first_asked_ratio of all requests), so where "
     "these are over 1 %, p99 cannot go below 40 ms.",
-    "The rates (30 requests/s; quiet 15, busy 36) are ours, the issue names none: 30 was taken after "
-    "trying 20, 30, 35 and 50 on seed 1. What is gained depends on them: with few requests in "
-    "flight nobody waits for a slot and a load is all there is; at 50 the slots do not suffice and "
-    "everyone's requests queue for seconds.",
+    "The rates (30 requests/s; quiet 15, busy 36) are ours, the issue names none: 30 was taken "
+    "after trying 20, 30, 35 and 50 on seed 1. What is gained depends on them: with few requests "
+    "in flight nobody waits for a slot and a load is all there is; at 50 the slots do not suffice "
+    "and everyone's requests queue for seconds.",
     "aibrix: leastAdapters, one replica per adapter. lru: least requests, each engine's own LRU. "
     "llmd: not asked for by the issue; LoRA affinity with fresher knowledge than llm-d has.",
 )
