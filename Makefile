@@ -26,7 +26,7 @@ test: setup-dev ## Every test that this machine can run without an engine of its
 	@$(PY) -m pytest -q
 
 check: setup-dev lint ## Everything a change must pass before it lands (under 90 s)
-	@$(PY) -m pytest -q tests/unit tests/property tests/golden tests/sim
+	@$(PY) -m pytest -q -n 2 tests/unit tests/property tests/golden tests/sim
 
 lint: setup-dev ## Format, ruff, mypy strict, import contracts
 	@$(PY) -m ruff format --check -q . && $(PY) -m ruff check -q . && $(PY) -m mypy

@@ -122,7 +122,24 @@ class HoldingMachine(RuleBasedStateMachine):
                 self.sent(asked, decision, may)
         for asked, exclude, since_s in self.held.values():
             assert self.now_s - since_s < LONGEST_S
-            assert not self.idle(self.may(asked, exclude)), "held while an endpoint is idle"
+            idle = self.idle(self.may(asked, exclude))
+            assert not idle or self.waits_for_better(asked, exclude, idle, since_s), (
+                "held while an endpoint is idle that costs less than the wait"
+            )
+
+    def waits_for_better(
+        self,
+        asked: RouteRequest,
+        exclude: frozenset[EndpointId],
+        idle: set[EndpointId],
+        since_s: float,
+    ) -> bool:
+        """Whether each idle endpoint still costs more than the best one and the wait for it."""
+        candidates = self.router.candidates(asked, self.now_s, exclude)
+        ranking = self.router._decide(asked, candidates, 0).ranking
+        costs = {terms.endpoint_id: terms.cost for terms in ranking}
+        more_ms = min(costs[e] for e in idle) - min(costs.values())
+        return more_ms > (self.now_s - since_s) * 1_000.0
 
     @precondition(lambda self: self.where)
     @rule(data=st.data(), wait=waits)

@@ -22,6 +22,7 @@ from tests.support.spec_documents import (
 )
 
 _DNS: Final = "match '^[a-z0-9]([-a-z0-9]*[a-z0-9])?$'"
+_SCHEMES: Final = r"match '^(file|http|https|s3|gs|hf)://[^\s?#]*$'"
 _QUANTITY: Final = r"match '^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$'"
 _SUBDOMAIN: Final = (
     "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or "
@@ -224,6 +225,11 @@ VALUES: Final = (
         ("spec.model.source", "may not be more than 1024 bytes"),
     ),
     bad("a variant's name", variant(name="A_"), in_body("spec.variants[0].name", _DNS)),
+    bad(
+        "a source of no known scheme",
+        service({"lora": {"sources": ["s3://good/", "ftp://bad/"]}}),
+        in_body("spec.lora.sources[1]", _SCHEMES),
+    ),
     bad(
         "a variant's long name",
         variant(name="a" * 41),
