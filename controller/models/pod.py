@@ -33,7 +33,6 @@ from controller.models.words import (
 REMOTE: Final = ("http://", "https://", "s3://", "gs://", "hf://")
 """Sources that are fetched before the engine starts; others it opens itself."""
 
-MODEL_FOLDER: Final = f"{CACHE_FOLDER}/model"
 MARGIN_S: Final = 10
 """Between the end of the engine's own wait and being killed."""
 
@@ -80,13 +79,12 @@ def template(
     never exchanges pods.
     """
     image = spec.engine.image or images.engines.get(spec.engine.kind, images.headrace)
-    fetched = spec.model.source is not None and spec.model.source.startswith(REMOTE)
-    model = MODEL_FOLDER if fetched else spec.model.source or ""
-    started = command(spec, variant, served_name(owner, spec), model)
-    sidecars = [_runtime(spec, images, fetched)]
-    if fetched:
-        assert spec.model.source is not None
-        sidecars.insert(0, _fetch(spec.model.source, images))
+    source = spec.model.source or ""
+    link = _link(source) if source.startswith(REMOTE) else None
+    started = command(spec, variant, served_name(owner, spec), link or source)
+    sidecars = [_runtime(spec, images, link)]
+    if link is not None:
+        sidecars.insert(0, _fetch(source, link, images))
     extras = spec.pod
     made = {
         "labels": {
@@ -200,12 +198,17 @@ def _engine(
     )
 
 
-def _runtime(spec: ModelServiceSpec, images: Images, fetched: bool) -> dict[str, Any]:
+def _link(source: str) -> str:
+    """Return where the engine finds a fetched model: pods of one cache may have different ones."""
+    return f"{CACHE_FOLDER}/model-{hashlib.sha256(source.encode()).hexdigest()[:12]}"
+
+
+def _runtime(spec: ModelServiceSpec, images: Images, model: str | None) -> dict[str, Any]:
     args = ["runtime", "--engine", spec.engine.kind.value, "--port", str(RUNTIME_PORT)]
     args += ["--engine-url", f"http://127.0.0.1:{ENGINE_PORT}"]
     args += ["--cache", CACHE_FOLDER, "--drain-limit-s", str(max(1, spec.rollout.drain_seconds))]
-    if fetched:
-        args += ["--hold", MODEL_FOLDER]
+    if model is not None:
+        args += ["--hold", model]
     for prefix in () if spec.lora is None else spec.lora.sources:
         args += ["--allow", prefix]
     return {
@@ -240,12 +243,12 @@ def _runtime(spec: ModelServiceSpec, images: Images, fetched: bool) -> dict[str,
     }
 
 
-def _fetch(source: str, images: Images) -> dict[str, Any]:
+def _fetch(source: str, link: str, images: Images) -> dict[str, Any]:
     return {
         "name": "fetch",
         "image": images.headrace,
         "imagePullPolicy": images.pull_policy,
-        "args": ["fetch", source, "--cache", CACHE_FOLDER, "--link", MODEL_FOLDER],
+        "args": ["fetch", source, "--cache", CACHE_FOLDER, "--link", link],
         "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}},
         "volumeMounts": _sidecar_mounts(),
         "securityContext": _sidecar_security(),

@@ -214,10 +214,21 @@ def test_a_remote_model_is_fetched_before_the_engine_starts() -> None:
     spec = spec_of(engine={"kind": "vllm"}, model={"source": "s3://bucket/model"})
     made = template(OWNER, spec, spec.variants[0], IMAGES)["spec"]
     assert [c["name"] for c in made["initContainers"]] == ["fetch", "runtime"]
+    fetch, runtime = (container["args"] for container in made["initContainers"])
+    link = fetch[fetch.index("--link") + 1]
     args = made["containers"][0]["args"]
-    assert args[args.index("--model") + 1] == "/var/cache/headrace/model"
-    told = made["initContainers"][1]["args"]
-    assert told[told.index("--hold") + 1] == "/var/cache/headrace/model"
+    assert args[args.index("--model") + 1] == link
+    assert runtime[runtime.index("--hold") + 1] == link
+
+
+def test_pods_that_share_a_cache_find_each_its_own_model() -> None:
+    def link(source: str) -> str:
+        spec = spec_of(engine={"kind": "vllm"}, model={"source": source})
+        args = template(OWNER, spec, spec.variants[0], IMAGES)["spec"]["containers"][0]["args"]
+        found: str = args[args.index("--model") + 1]
+        return found
+
+    assert link("s3://bucket/a") == link("s3://bucket/a") != link("s3://bucket/b")
 
 
 def test_adapters_may_come_from_where_the_spec_says() -> None:
