@@ -7,7 +7,7 @@ import shutil
 import socket
 from pathlib import Path
 
-from tests.kube.processes import run
+from tests.kube.processes import CommandFailed, run
 
 ROOT = Path(__file__).resolve().parents[2]
 INSTALL = Path(__file__).with_name("install-tools")
@@ -37,6 +37,10 @@ def unable() -> str | None:
         return "the cluster's nodes need cgroup v1"
     if shutil.which("go") is None:
         return "the cluster's programs are built with Go, which is not installed"
+    try:
+        run(["unshare", "--net", "--mount", "--pid", "--fork", "true"])
+    except (CommandFailed, OSError):
+        return "the cluster's nodes need namespaces, which may not be made here"
     return None
 
 
