@@ -35,13 +35,13 @@ from gateway.upstream import Upstream
 from gateway.watch import Watch
 from headrace.core.clock import Clock
 from headrace.core.endpoint import EndpointView
-from headrace.core.errors import ConfigError
 from headrace.runtime.adapter_source import AdapterSource, ListedAdapters
 from headrace.runtime.client import ClientLimits, EngineClient
 from headrace.runtime.discovery import EndpointSource
 from headrace.service.clock import RealClock
 from headrace.service.http import HttpLimits, make_session
 from headrace.service.lines import FLUSH_S
+from headrace.service.listening import listen
 from headrace.service.tasks import Restart, Tasks
 from headrace.service.telemetry import Telemetry
 from kvcache.scheme import Guesses
@@ -87,7 +87,7 @@ async def run_gateway(  # noqa: PLR0913 -- what a gateway is made of
     registry = CollectorRegistry()
     telemetry = Telemetry(registry)
     keys = load_keys(settings.keys_file)
-    listener = _bind(settings)
+    listener = listen(settings.host, settings.port, fields="gateway.host, gateway.port")
     session = make_session(HttpLimits(), key=settings.upstream.key)
     loading = _loading(
         settings, router, adapters, session=session, clock=clock, telemetry=telemetry
@@ -253,22 +253,6 @@ async def _cut(server: uvicorn.Server) -> None:
 async def _end(server: uvicorn.Server, stop: asyncio.Event) -> None:
     await stop.wait()
     server.should_exit = True
-
-
-def _bind(settings: GatewaySettings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((settings.host, settings.port))
-    except OSError as error:
-        listener.close()
-        raise ConfigError(
-            f"gateway.host, gateway.port: cannot listen on {settings.host}:{settings.port}: "
-            f"{error.strerror}"
-        ) from None
-    listener.setblocking(False)
-    return listener
 
 
 async def _flush(lines: Lines) -> None:

@@ -30,6 +30,7 @@ from headrace.runtime.sidecar.metrics import RUNTIME_METRICS
 from headrace.runtime.sidecar.relay import Relay
 from headrace.service.clock import RealClock
 from headrace.service.http import HttpLimits, make_session
+from headrace.service.listening import listen
 from headrace.service.tasks import Restart, Tasks
 from headrace.service.telemetry import Telemetry
 
@@ -65,7 +66,7 @@ async def run_sidecar(
     telemetry = Telemetry(registry, RUNTIME_METRICS)
     key = _key(settings.api_key_file)
     async with AsyncExitStack() as stack:
-        listener = _bind(settings)
+        listener = listen(settings.host, settings.port, fields="host, port")
         stack.callback(listener.close)
         web = await stack.enter_async_context(web_session(settings.artifacts.parts))
         store = ArtifactStore(settings.artifacts, web, clock, Random(), telemetry)
@@ -134,21 +135,6 @@ def _hold(store: ArtifactStore, paths: tuple[Path, ...]) -> list[Held]:
             raise ConfigError(f"hold: {path} is no complete artifact in artifacts.cache_dir")
         held.append(found)
     return held
-
-
-def _bind(settings: RuntimeSettings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((settings.host, settings.port))
-    except OSError as error:
-        listener.close()
-        raise ConfigError(
-            f"host, port: cannot listen on {settings.host}:{settings.port}: {error.strerror}"
-        ) from None
-    listener.setblocking(False)
-    return listener
 
 
 async def _listen(

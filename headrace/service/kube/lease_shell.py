@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Coroutine
-from datetime import UTC, datetime
 from random import Random
 from typing import Any, Protocol, TypeVar
 from uuid import uuid4
@@ -25,6 +24,7 @@ from headrace.service.kube.errors import (
     KubeNotFound,
     KubeUnreachable,
 )
+from headrace.service.kube.events import time_of_day
 from headrace.service.kube.lease import (
     Lease,
     Move,
@@ -82,12 +82,6 @@ class KubeLeases(LeaseStore):
             else Call("create", LEASES, self._namespace)
         )
         return lease_of(await self._api.send(call, obj))
-
-
-def time_of_day() -> str:
-    """Return now as Kubernetes writes it in leases; for people, never for decisions."""
-    now = datetime.now(UTC)  # noqa: TID251 -- only people read it
-    return now.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def own_name() -> str:
