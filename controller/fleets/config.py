@@ -69,6 +69,15 @@ class FleetTimeouts(BaseModel):
         le=3_600,
         description="For requests in flight to end before an engine is told to.",
     )
+    settle_s: float = Field(
+        default=2.0,
+        ge=0,
+        le=600,
+        description="Where gateways are apart (headrace fleet, Ray): how long an engine must have "
+        "been idle, by its own count, before it is told to end, and how long a new replica on Ray "
+        "must have served before it replaces an old one. Gateways need a moment to see either: "
+        "more than two of their looks at Ray.",
+    )
     finish_s: int = Field(
         default=20,
         ge=0,

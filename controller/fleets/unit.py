@@ -62,7 +62,7 @@ class Surroundings:
         source: The list that the units write.
         prober: What looking at that list shows.
         starting: Held by each unit while its engine starts.
-        inflight: Requests that the gateway has in flight at an endpoint.
+        inflight: Requests in flight at an endpoint; asked once it is announced as draining.
         speed: What is presumed of an endpoint until it has been measured.
 
     """
@@ -179,7 +179,8 @@ class Unit:
         clock = self._around.clock
         until_s = clock.now_s() + self._around.timeouts.drain_s
         while not exit_.done() and clock.now_s() < until_s:
-            if not any(self._around.inflight(id_) for id_ in self._status.endpoints):
+            # All are asked each time: whoever counts may have to watch each for a while.
+            if not sum(self._around.inflight(id_) for id_ in self._status.endpoints):
                 return
             await clock.sleep(DRAIN_TICK_S)
 

@@ -7,7 +7,17 @@ from typing import Final
 import typer
 
 import headrace
-from headrace.cli.commands import config, controller, explain, gateway, replay, runtime, twin, up
+from headrace.cli.commands import (
+    config,
+    controller,
+    explain,
+    fleet,
+    gateway,
+    replay,
+    runtime,
+    twin,
+    up,
+)
 
 app: Final = typer.Typer(
     help="Headrace: a control plane for LLM inference.",
@@ -18,6 +28,7 @@ app: Final = typer.Typer(
 )
 app.command("up")(up.up)
 app.command("gateway")(gateway.gateway)
+app.command("fleet")(fleet.fleet)
 app.command("replay")(replay.replay)
 app.command("twin")(twin.twin)
 app.command("explain")(explain.explain)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -13,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from controller.config import ControllerSettings
 from controller.fleets.config import FleetSettings
 from gateway.config import GatewaySettings
-from headrace.runtime.config import EndpointSettings, ProbeSettings
-from headrace.runtime.pods import ENDPOINT_ANNOTATION, SERVICE_LABEL
+from headrace.cli.finding_config import DiscoverySettings
+from headrace.runtime.config import MAX_LISTED, EndpointSettings, ProbeSettings, told_apart
 from headrace.runtime.sidecar.config import RuntimeSettings
 from kvcache.index import IndexLimits
 from router.catalog import DEFAULT_POLICY, POLICIES
@@ -23,9 +22,6 @@ from router.router import Options, Router
 
 _HOLD: Final = HoldLimits()
 _INDEX: Final = IndexLimits()
-
-MAX_LISTED: Final = 4_096
-"""Most engines that a file may name."""
 
 
 class HoldSettings(BaseModel):
@@ -145,44 +141,30 @@ class UpSettings(BaseModel):
     log: LogSettings = Field(default_factory=LogSettings)
 
 
-class DiscoverySettings(BaseModel):
-    """Where the engines are found."""
+class PublishSettings(BaseModel):
+    """How gateways that run apart find the fleet's engines."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["list", "kubernetes"] = Field(
-        default="list",
-        description="list: those under endpoints. kubernetes: the pods of ModelServices, as they "
-        "come and go; while the API server is away, those last known stay in use.",
-    )
-    namespace: str = Field(
-        default="",
-        max_length=63,
-        pattern=r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?$",
-        description="Of the pods; empty: all namespaces.",
-    )
-    label_selector: str = Field(
-        default=SERVICE_LABEL,
-        min_length=1,
-        max_length=4_096,
-        description="Which pods, as in `kubectl get -l`. Each says in its annotation "
-        f"{ENDPOINT_ANNOTATION} how to talk to it.",
-    )
-    kubeconfig: Path | None = Field(
+    socket: Path | None = Field(
         default=None,
-        description="Unset: the account of the pod we run in, else $KUBECONFIG, else "
-        "~/.kube/config.",
+        description="Unix socket that tells which endpoints there are, for `headrace gateway "
+        "--socket`; only our own user may connect. Needed with fleet.kind local: those on Ray are "
+        "found there, too.",
     )
-    context: str | None = Field(
-        default=None, min_length=1, description="Of the kubeconfig. Unset: its current one."
+    readers: int = Field(
+        default=64, ge=1, le=4_096, description="Most gateways connected to it at once."
     )
 
-    @model_validator(mode="after")
-    def _nothing_is_ignored(self) -> Self:
-        said = self.model_dump(exclude={"kind"}, exclude_defaults=True)
-        if self.kind == "list" and said:
-            raise ValueError(f"{', '.join(said)}: for discovery.kind kubernetes")
-        return self
+
+class KeepSettings(BaseModel):
+    """A fleet whose gateways run apart."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    fleet: FleetSettings = Field(default_factory=FleetSettings)
+    publish: PublishSettings = Field(default_factory=PublishSettings)
+    log: LogSettings = Field(default_factory=LogSettings)
 
 
 class FrontSettings(BaseModel):
@@ -201,28 +183,21 @@ class FrontSettings(BaseModel):
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
-        if self.discovery.kind == "kubernetes" and self.endpoints:
+        if self.discovery.kind != "list" and self.endpoints:
             raise ValueError("endpoints are for discovery.kind list")
         return self
 
     @field_validator("endpoints")
     @classmethod
     def _told_apart(cls, endpoints: tuple[EndpointSettings, ...]) -> tuple[EndpointSettings, ...]:
-        names = Counter(endpoint.name for endpoint in endpoints)
-        places = Counter((endpoint.url, endpoint.dp_rank) for endpoint in endpoints)
-        for name, count in names.items():
-            if count > 1:
-                raise ValueError(f"{count} are called {name!r}")
-        for (url, rank), count in places.items():
-            if count > 1 or (rank is not None and places[url, None]):
-                raise ValueError(f"{url} is given twice; data parallel ranks need dp_rank each")
-        return endpoints
+        return told_apart(endpoints)
 
 
 KINDS: Final[Mapping[str, type[BaseModel]]] = MappingProxyType(
     {
         "up": UpSettings,
         "gateway": FrontSettings,
+        "fleet": KeepSettings,
         "runtime": RuntimeSettings,
         "controller": ControllerSettings,
     }

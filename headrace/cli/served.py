@@ -1,4 +1,4 @@
-"""What ``headrace up --model-service`` serves: settings and what a file of documents says. Pure."""
+"""What ``--model-service`` serves: settings and what a file of documents says. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from controller.api.lora_adapter import LoraAdapterSpec
 from controller.api.model_service import ModelServiceSpec
 from controller.fleets.from_service import fleet_settings, ignored
 from gateway.adapters_config import AdapterEntry, AdapterSettings
-from headrace.cli.config import UpSettings
+from headrace.cli.config import KeepSettings, UpSettings
 from headrace.core.errors import ConfigError
 
 DECIDED: Final[Mapping[str, str]] = MappingProxyType(
@@ -47,10 +47,7 @@ def with_documents(settings: UpSettings, documents: Documents) -> tuple[UpSettin
         ConfigError: a line per field that cannot be honoured here.
 
     """
-    services = [each for each in documents.ours if isinstance(each.spec, ModelServiceSpec)]
-    if len(services) != 1:
-        raise ConfigError(f"kind: one ModelService is needed, {len(services)} are given")
-    [service] = services
+    service = _service(documents)
     assert isinstance(service.spec, ModelServiceSpec)
     served = service.spec.model.name or service.name
     adapters = [each for each in documents.ours if isinstance(each.spec, LoraAdapterSpec)]
@@ -63,6 +60,34 @@ def with_documents(settings: UpSettings, documents: Documents) -> tuple[UpSettin
     )
     unused = [*ignored(service.spec, fleet.kind), *documents.others]
     return settings.model_copy(update={"fleet": fleet, "gateway": gateway}), unused
+
+
+def fleet_with_documents(
+    settings: KeepSettings, documents: Documents
+) -> tuple[KeepSettings, list[str]]:
+    """Return the same for a fleet without a gateway: adapters are the gateways' to load.
+
+    Raises:
+        ConfigError: a line per field that cannot be honoured here.
+
+    """
+    service = _service(documents)
+    assert isinstance(service.spec, ModelServiceSpec)
+    fleet = fleet_settings(service.name, service.spec, settings.fleet)
+    adapters = [
+        f"LoraAdapter {each.name}"
+        for each in documents.ours
+        if isinstance(each.spec, LoraAdapterSpec)
+    ]
+    unused = [*ignored(service.spec, fleet.kind), *adapters, *documents.others]
+    return settings.model_copy(update={"fleet": fleet}), unused
+
+
+def _service(documents: Documents) -> Document:
+    services = [each for each in documents.ours if isinstance(each.spec, ModelServiceSpec)]
+    if len(services) != 1:
+        raise ConfigError(f"kind: one ModelService is needed, {len(services)} are given")
+    return services[0]
 
 
 def _adapter_problems(service: Document, adapters: Sequence[Document]) -> Iterator[str]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import uvloop
 
+from controller.api.documents import Documents
 from controller.fleets.config import FleetKind, FleetSettings
 from controller.fleets.local import LocalFleet
 from controller.fleets.protocol import Fleet
@@ -27,6 +30,8 @@ from headrace.service.lines import ConsoleLines, JsonLines
 from headrace.service.log import configure_logging, get_logger
 from headrace.service.settings import describe, load_settings
 
+S = TypeVar("S")
+
 
 def run(config: Path | None, flags: Mapping[str, object], models: Path | None = None) -> bool:
     """Serve until SIGINT or SIGTERM; returns whether that is how it ended.
@@ -44,7 +49,7 @@ def run(config: Path | None, flags: Mapping[str, object], models: Path | None = 
     unused: list[str] = []
     if models is not None:
         refuse_decided(flags)
-        settings, unused = _served(settings, models)
+        settings, unused = served(settings, models, with_documents)
     lines = configure_log(settings.log)
     if unused:
         get_logger("up").info("ignored, for Kubernetes only", fields=unused)
@@ -53,12 +58,20 @@ def run(config: Path | None, flags: Mapping[str, object], models: Path | None = 
         return runner.run(_Up(settings, lines).run())
 
 
-def _served(settings: UpSettings, models: Path) -> tuple[UpSettings, list[str]]:
+def served(
+    settings: S, models: Path, filled: Callable[[S, Documents], tuple[S, list[str]]]
+) -> tuple[S, list[str]]:
+    """Return the settings that serve a file's ModelService, and what of the file is ignored.
+
+    Raises:
+        ConfigError: if the file cannot be served.
+
+    """
     documents = load(models)
     if documents is None:
         raise ConfigError(f"{models}: expected documents with apiVersion and kind")
     try:
-        return with_documents(settings, documents)
+        return filled(settings, documents)
     except ConfigError as error:
         raise ConfigError(f"{models}: {error}") from None
 
@@ -147,13 +160,20 @@ def fleet_of(settings: FleetSettings, inflight: Callable[[EndpointId], int]) -> 
     """
     if settings.kind is FleetKind.LOCAL:
         return LocalFleet(settings, inflight=inflight)
-    try:
+    with needs_ray("fleet.kind"):
         from controller.fleets.ray.fleet import RayFleet  # noqa: PLC0415 -- an extra, and slow
+    return RayFleet(settings, inflight=inflight)
+
+
+@contextmanager
+def needs_ray(field: str) -> Iterator[None]:
+    """Say how to install Ray where what is imported inside lacks it; ``field`` asked for it."""
+    try:
+        yield
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != "ray":
             raise
-        raise ConfigError("fleet.kind: Ray is not installed; pip install 'headrace[ray]'") from None
-    return RayFleet(settings, inflight=inflight)
+        raise ConfigError(f"{field}: Ray is not installed; pip install 'headrace[ray]'") from None
 
 
 async def ready(source: EndpointSource, count: int) -> list[EndpointView]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections import Counter
+from typing import Final, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from headrace.core.endpoint import EndpointView, KvEventSource, Role, Speed
+from headrace.core.endpoint import EndpointView, Health, KvEventSource, Role, Speed
 from headrace.core.ids import EndpointId, ModelName
 
 _SPEED: Final = Speed()
+
+MAX_LISTED: Final = 4_096
+"""Most endpoints that a list may name."""
 
 
 class ProbeSettings(BaseModel):
@@ -143,6 +147,20 @@ class EndpointSettings(BaseModel):
     simulated: bool = Field(
         default=False, description="Whether it is one of our simulated engines."
     )
+    draining: bool = Field(
+        default=False,
+        description="Whether it is about to go: its streams go on, it gets no new request.",
+    )
+    prefill_tokens_per_s: float = Field(
+        default=_SPEED.prefill_tokens_per_s,
+        gt=0,
+        description="Prompt tokens that it computes per second, before that was measured.",
+    )
+    kv_tokens: int = Field(
+        default=_SPEED.kv_tokens,
+        gt=0,
+        description="Tokens that its KV cache holds, before it was asked.",
+    )
     fetch_tokens_per_s: float = Field(
         default=_SPEED.fetch_tokens_per_s,
         gt=0,
@@ -218,12 +236,8 @@ class EndpointSettings(BaseModel):
             self.url,
             tuple(ModelName(name) for name in self.models),
             role=self.role,
-            speed=Speed(
-                fetch_tokens_per_s=self.fetch_tokens_per_s,
-                transfer_tokens_per_s=self.transfer_tokens_per_s,
-                adapter_load_ms=self.adapter_load_ms,
-                adapter_swap_ms=self.adapter_swap_ms,
-            ),
+            health=Health.DRAINING if self.draining else Health.READY,
+            speed=Speed(**{name: getattr(self, name) for name in Speed.__slots__}),
             kv_events=None if events is None else KvEventSource(**events.model_dump()),
             loadable=tuple(ModelName(name) for name in self.loadable),
             labels=tuple(sorted(self.labels.items())),
@@ -233,3 +247,40 @@ class EndpointSettings(BaseModel):
             adapter_slots=self.adapter_slots,
             adapter_rank=self.adapter_rank,
         )
+
+    @classmethod
+    def of(cls, view: EndpointView) -> Self:
+        """Return what makes the same view; its load, its files and whether it is down are left out.
+
+        Those are for each who looks to find out.
+        """
+        same = ("url", "role", "models", "loadable", "dp_rank", "simulated", "runtime_url")
+        events = view.kv_events
+        return cls(
+            id=view.endpoint_id,
+            draining=view.health is Health.DRAINING,
+            labels=dict(view.labels),
+            kv_events=None
+            if events is None
+            else KvEventAddresses(events=events.events, replay=events.replay, topic=events.topic),
+            **{name: getattr(view, name) for name in (*same, "adapter_slots", "adapter_rank")},
+            **{name: getattr(view.speed, name) for name in Speed.__slots__},
+        )
+
+
+def told_apart(endpoints: tuple[EndpointSettings, ...]) -> tuple[EndpointSettings, ...]:
+    """Return the endpoints of a list.
+
+    Raises:
+        ValueError: when two have one name, or are one place.
+
+    """
+    names = Counter(endpoint.name for endpoint in endpoints)
+    places = Counter((endpoint.url, endpoint.dp_rank) for endpoint in endpoints)
+    for name, count in names.items():
+        if count > 1:
+            raise ValueError(f"{count} are called {name!r}")
+    for (url, rank), count in places.items():
+        if count > 1 or (rank is not None and places[url, None]):
+            raise ValueError(f"{url} is given twice; data parallel ranks need dp_rank each")
+    return endpoints

@@ -71,6 +71,13 @@ class ListSource(EndpointSource):
             self._endpoints[view.endpoint_id] = view
             self._announce()
 
+    def replace(self, views: Iterable[EndpointView]) -> None:
+        """Make these the whole list; who waits is told once, however many are new."""
+        endpoints = {view.endpoint_id: view for view in views}
+        if endpoints != self._endpoints:
+            self._endpoints = endpoints
+            self._announce()
+
     def remove(self, endpoint_id: EndpointId) -> None:
         """Forget an endpoint; one that is not in the list is no error."""
         if self._endpoints.pop(endpoint_id, None) is not None:

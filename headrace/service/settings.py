@@ -87,6 +87,19 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def parse_yaml(raw: bytes) -> object:
+    """Return the one YAML document of a text.
+
+    Raises:
+        ConfigError: if it is none, or has a key twice.
+
+    """
+    try:
+        return yaml.load(raw, Loader=_UniqueKeyLoader)  # noqa: S506 -- derives from SafeLoader
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"not YAML: {error}") from None
+
+
 def read_documents(path: Path) -> list[object]:
     """Return the YAML documents of a file; those without content are left out.
 

@@ -57,8 +57,12 @@ class RayCluster:
         self._handles: dict[ReplicaName, Any] = {}
         self._asked: dict[ReplicaName, asyncio.Future[Any]] = {}
 
-    async def connect(self, address: str) -> None:
+    async def connect(self, address: str, field: str = "fleet.ray.address") -> None:
         """Join the cluster; in a thread, since Ray would else take over our SIGTERM.
+
+        Args:
+            address: host:port of the head, or auto.
+            field: The setting that says so, named in the error.
 
         Raises:
             ConfigError: when there is none at that address.
@@ -70,7 +74,7 @@ class RayCluster:
         except (OSError, ValueError, RuntimeError, ClusterSilent) as error:
             self._threads.shutdown(wait=False, cancel_futures=True)
             raise ConfigError(
-                f"fleet.ray.address: no Ray cluster answers at {address!r} ({error}); "
+                f"{field}: no Ray cluster answers at {address!r} ({error}); "
                 "start one with `ray start --head`, and join this machine to it"
             ) from None
 

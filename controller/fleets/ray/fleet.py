@@ -22,13 +22,14 @@ import aiohttp
 
 from controller.fleets.config import FleetSettings
 from controller.fleets.protocol import FleetFailed
-from controller.fleets.ray.cluster import ClusterSilent, GroupState, RayCluster, SupervisorDied
+from controller.fleets.ray.cluster import ClusterSilent, RayCluster
 from controller.fleets.ray.names import ReplicaName
 from controller.fleets.ray.plan import Action, Create, Desired, Drain, Phase, Seen, plan
 from controller.fleets.ray.recipe import settled
 from controller.fleets.ray.reports import Assignment
 from controller.fleets.ray.shape import demand, revision, why_waiting
-from controller.fleets.ray.sight import Limits, Look, Sight, endpoint_of, looked, status_of
+from controller.fleets.ray.sight import Limits, Sight, endpoint_of, status_of
+from controller.fleets.ray.watch import Watch
 from controller.fleets.unit import UnitState, UnitStatus
 from headrace.core.clock import Clock
 from headrace.core.endpoint import EndpointView, Health
@@ -66,7 +67,8 @@ class RayFleet:
         self._cluster = RayCluster(settings.ray.call_s)
         self._given = ListSource()
         self._published = ListSource()
-        self._sights: dict[ReplicaName, Sight] = {}
+        seen = Limits(settings.ray.lost_after_s, settings.timeouts.start_s)
+        self._watch = Watch(self._cluster, settings.ray.name, seen, self._clock)
         self._losses_at_s: dict[int, deque[float]] = {}
         self._not_before_s: dict[int, float] = {}
         self._ever_ready: set[int] = set()
@@ -196,8 +198,14 @@ class RayFleet:
             not_before_s=self._not_before_s,
         )
 
+    @property
+    def _sights(self) -> dict[ReplicaName, Sight]:
+        return self._watch.sights
+
     def _seen(self) -> list[Seen]:
-        return [sight.seen() for sight in self._sights.values()]
+        """Return what to plan from; what was proven just now is so to us, not yet to gateways."""
+        proven_by_s = self._clock.now_s() - self._settings.timeouts.settle_s
+        return [sight.seen(proven_by_s) for sight in self._sights.values()]
 
     async def _observe(self) -> None:
         """Look at every incarnation of this fleet once, and list its endpoints.
@@ -206,20 +214,10 @@ class RayFleet:
             ClusterSilent: when Ray does not answer.
 
         """
-        supervised = await self._cluster.supervisors()
-        groups = await self._cluster.groups()
-        ours = sorted(
-            name for name in supervised | groups.keys() if name.fleet == self._settings.ray.name
-        )
-        looks = await asyncio.gather(
-            *(self._look(name, name in supervised, groups.get(name)) for name in ours)
-        )
-        now_s, timeouts = self._clock.now_s(), self._settings.timeouts
-        limits = Limits(self._settings.ray.lost_after_s, timeouts.start_s)
-        before, self._sights = self._sights, {}
-        for name, look in zip(ours, looks, strict=True):
-            sight = looked(before.get(name), name, look, now_s, limits)
-            self._sights[name] = self._proven(sight)
+        before = await self._watch.look()
+        now_s = self._clock.now_s()
+        for name, sight in self._sights.items():
+            self._sights[name] = self._proven(sight, now_s)
             self._notice(before.get(name), self._sights[name], now_s)
         for name in before.keys() - self._sights.keys():
             if before[name].phase not in (Phase.LOST, Phase.BROKEN, Phase.STOPPED):
@@ -227,23 +225,12 @@ class RayFleet:
         await self._explain_waiting()
         self._list_endpoints()
 
-    async def _look(self, name: ReplicaName, supervised: bool, group: GroupState | None) -> Look:
-        placed = group is not None and group.placed
-        if not supervised or not placed:
-            return Look(supervised, placed)
-        try:
-            return Look(supervised, placed, await self._cluster.report(name))
-        except SupervisorDied:
-            return Look(supervised, placed, died=True)
-        except ClusterSilent:
-            return Look(supervised, placed)
-
-    def _proven(self, sight: Sight) -> Sight:
+    def _proven(self, sight: Sight, now_s: float) -> Sight:
         view = self._endpoint(sight)
         found = None if view is None else self._published.get(view.endpoint_id)
-        if found is None or found.health is not Health.READY:
+        if sight.proven or found is None or found.health is not Health.READY:
             return sight
-        return replace(sight, proven=True)
+        return replace(sight, proven=True, proven_at_s=now_s)
 
     def _notice(self, before: Sight | None, now: Sight, now_s: float) -> None:
         """Log what is new, and count losses."""
@@ -292,12 +279,7 @@ class RayFleet:
 
     def _list_endpoints(self) -> None:
         views = [self._endpoint(sight) for sight in self._sights.values()]
-        listed = {view.endpoint_id: view for view in views if view is not None}
-        for view in self._given.endpoints():
-            if view.endpoint_id not in listed:
-                self._given.remove(view.endpoint_id)
-        for view in listed.values():
-            self._given.put(view)
+        self._given.replace(view for view in views if view is not None)
 
     def _endpoint(self, sight: Sight) -> EndpointView | None:
         return endpoint_of(sight, ModelName(self._settings.name_served), self._settings.speed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from controller.fleets.ray.plan import Phase
+from headrace.core.endpoint import Speed
 
 
 class Engine(msgspec.Struct, frozen=True):
@@ -18,6 +19,8 @@ class Engine(msgspec.Struct, frozen=True):
         events: ZeroMQ address of its KV events, or None.
         replay: Of past ones.
         topic: Of both.
+        models: Names it serves, base model first, as far as they are known.
+        speed: As presumed or measured, or None.
 
     """
 
@@ -28,6 +31,8 @@ class Engine(msgspec.Struct, frozen=True):
     events: str | None = None
     replay: str | None = None
     topic: str = ""
+    models: tuple[str, ...] = ()
+    speed: Speed | None = None
 
 
 class Report(msgspec.Struct, frozen=True):

@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from controller.fleets.config import FleetSettings
 from controller.fleets.local import LocalFleet
 from controller.fleets.protocol import FleetFailed
+from controller.fleets.quiet import EngineCount
 from controller.fleets.ray.member import Member, gpu_ids, node_address
 from controller.fleets.ray.plan import Phase
 from controller.fleets.ray.recipe import Group, own_settings, planner
@@ -61,6 +62,7 @@ class Supervisor:
         self._over: Phase | None = None
         self._why = ""
         self._stopping_at_s: float | None = None
+        self._count = EngineCount(self._clock, self._settings.timeouts.settle_s)
 
     async def report(self) -> bytes:
         """Return a ``Report``, encoded."""
@@ -139,6 +141,7 @@ class Supervisor:
         self._fleet = fleet = LocalFleet(
             own, inflight=self._busy, planner=planner(self._settings, self._node, group)
         )
+        self._count.watch(fleet.source)
         await fleet.start()
         parts: list[asyncio.Task[object]] = [asyncio.create_task(_wait(fleet.wait_failed()))]
         for rank, member in enumerate(self._members, start=1):
@@ -161,16 +164,8 @@ class Supervisor:
             await self._fleet.stop()
 
     def _busy(self, endpoint_id: EndpointId) -> int:
-        """Return requests in the engine by its own count, at least one until it has been asked.
-
-        A broken engine has none: nothing that it does can end well.
-        """
-        view = self._view(endpoint_id)
-        if self._over is not None or view is None or self._stopping_at_s is None:
-            return 0
-        if view.load is None or view.load.at_s < self._stopping_at_s:
-            return 1
-        return view.load.running + view.load.waiting
+        """Return what the engine has in hand; a broken one nothing that could end well."""
+        return 0 if self._over is not None else self._count(endpoint_id)
 
     def _view(self, endpoint_id: EndpointId) -> EndpointView | None:
         found = self._fleet.source.endpoints() if self._fleet is not None else []
@@ -205,20 +200,17 @@ class Supervisor:
         view = self._view(endpoints[0]) if endpoints else None
         if view is None:
             return None
-        told = Engine(
+        events = view.kv_events
+        return Engine(
             life=str(view.endpoint_id),
             url=view.url,
             role=view.role.value,
             simulated=view.simulated,
-        )
-        if view.kv_events is None:
-            return told
-        events = view.kv_events
-        return Engine(
-            **{field: getattr(told, field) for field in ("life", "url", "role", "simulated")},
-            events=events.events,
-            replay=events.replay,
-            topic=events.topic,
+            events=events.events if events is not None else None,
+            replay=events.replay if events is not None else None,
+            topic=events.topic if events is not None else "",
+            models=view.models,
+            speed=view.speed,
         )
 
 

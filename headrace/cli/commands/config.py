@@ -18,6 +18,7 @@ class Kind(StrEnum):
 
     UP = "up"
     GATEWAY = "gateway"
+    FLEET = "fleet"
     RUNTIME = "runtime"
     CONTROLLER = "controller"
     MODEL_SERVICE = "model-service"

@@ -13,53 +13,24 @@ from headrace.cli.errors import readable_errors
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="Settings file; `headrace config show` prints one.")
 ]
-ModelServiceFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--model-service",
-        "-f",
-        help="A file with a ModelService, as `kubectl apply -f` takes it, to serve here.",
-    ),
-]
-FleetName = Annotated[
-    str | None, typer.Option("--fleet", help="Where engines run: local (the default) or ray.")
-]
-RayAddress = Annotated[
-    str | None, typer.Option("--address", help="Ray: host:port of the head; auto is the default.")
-]
 
 
 def up(  # noqa: PLR0913 -- a command's options are its parameters
     *,
     config: ConfigFile = None,
-    model_service: ModelServiceFile = None,
-    fleet: FleetName = None,
-    address: RayAddress = None,
-    engine: Annotated[
-        str | None, typer.Option("--engine", help="simulated (the default) or vllm.")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", help="vLLM: a path or a hub id. Simulated: a name.")
-    ] = None,
-    replicas: Annotated[
-        int | None, typer.Option("--replicas", min=1, help="Engines to start; default 4.")
-    ] = None,
+    model_service: options.ModelServiceFile = None,
+    fleet: options.FleetName = None,
+    address: options.RayAddress = None,
+    engine: options.Engine = None,
+    model: options.Model = None,
+    replicas: options.Replicas = None,
     host: options.Host = None,
     port: options.Port = None,
     policy: options.PolicyName = None,
-    time_scale: Annotated[
-        float | None,
-        typer.Option("--time-scale", help="Simulated: engine seconds per wall second."),
-    ] = None,
-    hardware: Annotated[
-        str | None, typer.Option("--hardware", help="Simulated: card of each engine.")
-    ] = None,
-    sim_model: Annotated[
-        str | None, typer.Option("--sim-model", help="Simulated: shape of the model.")
-    ] = None,
-    tp: Annotated[
-        int | None, typer.Option("--tp", min=1, help="Cards per engine (tensor parallel).")
-    ] = None,
+    time_scale: options.TimeScale = None,
+    hardware: options.Hardware = None,
+    sim_model: options.SimModel = None,
+    tp: options.Tp = None,
     log_level: options.LogLevel = None,
 ) -> None:
     """Start a gateway and its engines; Ctrl-C stops everything it started."""
@@ -81,10 +52,6 @@ def up(  # noqa: PLR0913 -- a command's options are its parameters
             "fleet.tp": tp,
             "log.level": log_level,
         }
-        ok = serving.run(
-            config,
-            {field: value for field, value in flags.items() if value is not None},
-            model_service,
-        )
+        ok = serving.run(config, options.given(flags), model_service)
     if not ok:
         raise typer.Exit(1)
