@@ -34,11 +34,18 @@ class RaySource(EndpointSource):
     told to stop. All methods belong to one event loop.
     """
 
-    def __init__(self, address: str, fleet: str, limits: RaySettings, clock: Clock) -> None:
+    def __init__(
+        self,
+        address: str,
+        fleet: str,
+        limits: RaySettings,
+        clock: Clock,
+        cluster: RayCluster | None = None,
+    ) -> None:
         self._address = address
         self._limits = limits
         self._clock = clock
-        self._cluster = RayCluster(limits.call_s)
+        self._cluster = cluster or RayCluster(limits.call_s)
         seen = Limits(limits.lost_after_s, START_S)
         self._watch = Watch(self._cluster, fleet, seen, clock)
         self._list = ListSource()

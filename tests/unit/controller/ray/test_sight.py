@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from controller.fleets.ray.names import ReplicaName
 from controller.fleets.ray.plan import Phase
-from controller.fleets.ray.reports import Engine, Report
+from controller.fleets.ray.reports import Engine, Report, encode, read_report
 from controller.fleets.ray.sight import Limits, Look, Sight, endpoint_of, looked, status_of
 from controller.fleets.unit import UnitState
 from headrace.core.endpoint import Health, KvEventSource, Role, Speed
@@ -85,6 +85,48 @@ def test_one_that_drains_gets_nothing_new() -> None:
     assert view is not None
     assert view.health is Health.DRAINING
     assert status_of(draining, view).state is UnitState.STOPPING
+
+
+def test_one_whose_supervisor_is_stopping_drains_for_all_who_look() -> None:
+    view = endpoint_of(look(reported(Phase.STOPPING)))
+    assert view is not None
+    assert view.health is Health.DRAINING
+    view = endpoint_of(look(reported(Phase.READY)))
+    assert view is not None
+    assert view.health is Health.READY
+
+
+def reported(phase: Phase) -> Report:
+    return Report(phase, "10.0.0.1", ENGINE)
+
+
+def test_what_its_supervisor_says_of_the_engine_wins_over_what_is_presumed() -> None:
+    said = Engine("sim", "http://n:1", "both", True, models=("m", "ad"), speed=Speed(kv_tokens=7))
+    told = look(read_report(encode(Report(Phase.READY, "n", said))))
+    view = endpoint_of(told, ModelName("other"), Speed(kv_tokens=9))
+    assert view is not None
+    assert (view.models, view.speed) == (("m", "ad"), Speed(kv_tokens=7))
+    view = endpoint_of(look(READY))
+    assert view is not None
+    assert (view.models, view.speed) == ((), Speed()), "a supervisor of an earlier version"
+
+
+def test_a_report_of_a_later_version_is_read() -> None:
+    data = encode(Report(Phase.READY, "n", engine_of(Speed(kv_tokens=7))))
+    later = data.replace(b'"kv_tokens":7', b'"kv_tokens":7,"warp":9').replace(b"{", b'{"new":1,', 1)
+    assert b'"warp"' in later
+    assert read_report(later) == read_report(data)
+
+
+def engine_of(speed: Speed) -> Engine:
+    return Engine("sim", "http://n:1", "both", True, speed=speed)
+
+
+def test_one_that_has_served_for_a_moment_only_replaces_no_other_yet() -> None:
+    sight = replace(look(READY), proven=True, proven_at_s=10.0)
+    assert sight.seen().proven
+    assert sight.seen(10.0).proven
+    assert not sight.seen(9.9).proven
 
 
 def test_its_status_is_in_the_words_of_every_fleet() -> None:
