@@ -101,8 +101,6 @@ class _Keep:
             for part in parts[1:]:
                 part.cancel()
             await asyncio.gather(*parts[1:], return_exceptions=True)
-            if self._publisher is not None:
-                self._publisher.leave()
             await self._fleet.stop()
 
     async def _tell(self) -> None:

@@ -6,12 +6,13 @@ Consumers are level-triggered: read ``endpoints()``, act on all of it, await ``c
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from typing_extensions import override
 
-from headrace.core.endpoint import EndpointView
+from headrace.core.endpoint import EndpointView, Health
 from headrace.core.ids import EndpointId
 
 
@@ -87,3 +88,11 @@ class ListSource(EndpointSource):
         """Wake everyone who waits; who waits from now on waits for the change after this."""
         event, self._next = self._next, asyncio.Event()
         event.set()
+
+
+def or_gone(views: Sequence[EndpointView], before: Sequence[EndpointView]) -> list[EndpointView]:
+    """Return the views; if there are none, those from before, as down.
+
+    A fleet that is empty for a while still has its models: a request for one may be tried again.
+    """
+    return list(views) or [replace(view, health=Health.DOWN) for view in before]

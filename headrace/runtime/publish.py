@@ -9,7 +9,6 @@ import asyncio
 import fcntl
 import os
 import socket
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,6 @@ from typing import Final
 
 from headrace.core.endpoint import EndpointView, Health
 from headrace.core.errors import ConfigError
-from headrace.core.ids import EndpointId
 from headrace.runtime.discovery import EndpointSource
 from headrace.runtime.listing import write_listing
 from headrace.runtime.socket_source import HEARTBEAT_S
@@ -60,8 +58,7 @@ class Publisher:
         self._limits = limits or PublishLimits()
         self._listener: socket.socket | None = None
         self._inode = 0
-        self._told: dict[EndpointId, EndpointView] = {}
-        self._leaving = False
+        self._told: list[EndpointView] = []
         self._line = write_listing(())
         self._news = asyncio.Event()
         self._readers: set[asyncio.Task[None]] = set()
@@ -74,13 +71,6 @@ class Publisher:
 
         """
         self._listener, self._inode = _listener(self._path)
-
-    def leave(self) -> None:
-        """From now on keep telling of endpoints that have gone, as draining.
-
-        A fleet that ends has no endpoint left; to who follows it, its models are still known.
-        """
-        self._leaving = True
 
     async def run(self) -> None:
         """Tell until cancelled; then the socket is gone, and so is its file."""
@@ -110,14 +100,11 @@ class Publisher:
 
     def _take(self) -> None:
         """Take the list as it is; if it differs in what is told of it, tell it to all."""
-        now = {view.endpoint_id: _told(view) for view in self._source.endpoints()}
-        if self._leaving:
-            gone = self._told.keys() - now.keys()
-            now |= {name: replace(self._told[name], health=Health.DRAINING) for name in gone}
+        now = [_told(view) for view in self._source.endpoints()]
         if now == self._told:
             return
         self._told = now
-        self._line = write_listing(_sorted(now.values()))
+        self._line = write_listing(now)
         news, self._news = self._news, asyncio.Event()
         news.set()
 
@@ -155,10 +142,6 @@ def _told(view: EndpointView) -> EndpointView:
     """Return what is told of an endpoint: whether it is well, each who sends there finds out."""
     health = Health.DRAINING if view.health is Health.DRAINING else Health.READY
     return replace(view, health=health, load=None, files=())
-
-
-def _sorted(views: Iterable[EndpointView]) -> list[EndpointView]:
-    return sorted(views, key=lambda view: view.endpoint_id)
 
 
 def _listener(path: Path) -> tuple[socket.socket, int]:

@@ -16,7 +16,7 @@ from typing_extensions import override
 from headrace.core.clock import Clock
 from headrace.core.endpoint import EndpointView
 from headrace.core.errors import ConfigError
-from headrace.runtime.discovery import EndpointSource, ListSource
+from headrace.runtime.discovery import EndpointSource, ListSource, or_gone
 from headrace.runtime.listing import LISTING_BYTES, read_listing
 from headrace.service.log import get_logger
 
@@ -123,7 +123,7 @@ class SocketSource(EndpointSource):
             return
         self._line = line
         try:
-            self._list.replace(read_listing(line))
+            self._list.replace(or_gone(read_listing(line), self._list.endpoints()))
         except ConfigError as error:
             self._problem = str(error)
             effect = "the last good list stays in use"

@@ -17,7 +17,7 @@ from controller.fleets.ray.sight import Limits, endpoint_of
 from controller.fleets.ray.watch import Watch
 from headrace.core.clock import Clock
 from headrace.core.endpoint import EndpointView
-from headrace.runtime.discovery import EndpointSource, ListSource
+from headrace.runtime.discovery import EndpointSource, ListSource, or_gone
 from headrace.service.log import get_logger
 
 _log = get_logger("endpoints")
@@ -104,6 +104,7 @@ class RaySource(EndpointSource):
             await self._clock.sleep(self._limits.period_s)
 
     def _take(self) -> None:
-        views = [endpoint_of(sight) for sight in self._watch.sights.values()]
-        self._list.replace(view for view in views if view is not None)
+        seen = [endpoint_of(sight) for sight in self._watch.sights.values()]
+        views = [view for view in seen if view is not None]
+        self._list.replace(or_gone(views, self._list.endpoints()))
         self._first.set()

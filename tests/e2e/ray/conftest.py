@@ -26,6 +26,9 @@ GOALS = (
     Goal("6.ray.node", "node_killed.serving_again_s", "<=", 90),
     Goal("6.ray.member", "member_node_killed.serving_again_s", "<=", 90),
     Goal("6.ray.adopted", "driver_killed.engines_kept_ratio", "==", 1),
+    Goal("6.ray.apart_failed", "apart.failed", "==", 0),
+    Goal("6.ray.apart_cut", "apart.cut_streams", "==", 0),
+    Goal("6.ray.apart_keeper", "apart.served_without_keeper", ">=", 1),
     Goal("6.ray.vllm", "vllm.served", ">=", 1),
     Goal("6.ray.nothing_left", "stop.processes_left", "==", 0),
 )
@@ -60,7 +63,8 @@ def figures(request: pytest.FixtureRequest) -> Iterator[Figures]:
                 name="e2e-ray",
                 question="On a Ray cluster of several nodes: are replicas placed as asked, started "
                 "only when complete, and brought back when an engine, a supervisor, a node or the "
-                "driver is killed, while requests through the gateway go on?",
+                "driver is killed, while requests through the gateway go on? Do gateways that run apart "
+                "lose none when the fleet is rolled, shrunk, stopped, or its keeper killed?",
                 command="make e2e-ray",
                 figures=found,
                 goals=GOALS,
@@ -95,11 +99,11 @@ def machines(request: pytest.FixtureRequest, figures: Figures) -> Iterator[Machi
 
 @pytest.fixture
 def start(machines: Machines, tmp_path: Path) -> Iterator[Start]:
-    """Return how to start ``headrace up`` over the cluster; all that were are stopped."""
+    """Return how to start ``up`` or ``fleet`` over the cluster; all that were are stopped."""
     started: list[Up] = []
 
-    def begin(fleet: dict[str, Any]) -> Up:
-        started.append(Up(machines.address, tmp_path, fleet))
+    def begin(fleet: dict[str, Any], command: str = "up") -> Up:
+        started.append(Up(machines.address, tmp_path, fleet, command))
         return started[-1]
 
     yield begin

@@ -1,4 +1,4 @@
-"""``headrace up --fleet ray`` as a user would start it, what it says, and traffic through it."""
+"""``headrace up`` and ``headrace fleet`` on Ray as a user would start them, what they say, traffic."""
 
 from __future__ import annotations
 
@@ -23,23 +23,26 @@ REQUEST_S = 30.0
 
 
 class Up:
-    """The running command."""
+    """The running command: ``up``, or ``fleet``, which listens nowhere."""
 
-    def __init__(self, address: str, folder: Path, fleet: dict[str, Any]) -> None:
+    def __init__(
+        self, address: str, folder: Path, fleet: dict[str, Any], command: str = "up"
+    ) -> None:
         number = len(list(folder.glob("up-*.yaml")))
         config = folder / f"up-{number}.yaml"
         self._log = folder / f"up-{number}.log"
         env = {**fleet.get("env", {}), **mark()}
+        gateway = {"gateway": {"port": 0, "tokens": {"limit_ms": 1_000}}}
         settings = {
-            "gateway": {"port": 0, "tokens": {"limit_ms": 1_000}},
+            **(gateway if command == "up" else {}),
             "log": {"form": "json"},
             "fleet": {"kind": "ray", "restart": {"first_s": 0.1}, **fleet, "env": env},
         }
         config.write_text(yaml.safe_dump(settings))
-        command = [sys.executable, "-m", "headrace.cli", "up", "--config", str(config)]
+        words = [sys.executable, "-m", "headrace.cli", command, "--config", str(config)]
         with self._log.open("w") as log:
             self.process = subprocess.Popen(
-                [*command, "--address", address],
+                [*words, "--address", address],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

@@ -184,16 +184,18 @@ def test_a_path_that_cannot_be_had_is_a_readable_error(tmp_path: Path, name: str
     assert (tmp_path / "taken").read_text() == "mine"
 
 
-async def test_what_goes_while_the_fleet_leaves_stays_listed_as_draining(tmp_path: Path) -> None:
+async def test_of_a_fleet_without_endpoints_the_last_stay_listed_as_down(tmp_path: Path) -> None:
     path, fleet = tmp_path / "s", ListSource()
     fleet.put(view("a"))
     fleet.put(view("b"))
-    async with told(path, fleet) as publisher, followed(path) as source:
+    async with told(path, fleet), followed(path) as source:
         await until(lambda: len(source.endpoints()) == 2)
-        publisher.leave()
         fleet.remove(EndpointId("a"))
-        await until(lambda: source.endpoints()[0].health is Health.DRAINING)
-        assert [v.health for v in source.endpoints()] == [Health.DRAINING, Health.READY]
+        await until(lambda: source.endpoints() == [view("b")])
+        fleet.remove(EndpointId("b"))
+        await until(lambda: source.endpoints() == [replace(view("b"), health=Health.DOWN)])
+        fleet.put(view("c"))
+        await until(lambda: source.endpoints() == [view("c")])
 
 
 async def test_the_list_stays_while_the_fleet_is_away_and_is_replaced_by_the_next_ones(

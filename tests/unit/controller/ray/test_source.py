@@ -93,6 +93,9 @@ async def test_it_follows_its_fleet_and_keeps_the_list_while_ray_is_silent() -> 
         assert [view.health for view in source.endpoints()] == [Health.DRAINING]
         cluster.reports[OURS] = SupervisorDied("gone")
         await clock.turn()
-        assert source.endpoints() == []
+        assert [view.health for view in source.endpoints()] == [Health.DOWN]
+        cluster.reports = {OURS: Report(Phase.READY, "10.0.0.1", ENGINE)}
+        await clock.turn()
+        assert [view.health for view in source.endpoints()] == [Health.READY]
     following.cancel()
     await asyncio.gather(following, return_exceptions=True)
