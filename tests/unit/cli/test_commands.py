@@ -21,7 +21,9 @@ def test_version_is_printed() -> None:
     assert (result.exit_code, result.output) == (0, f"headrace {headrace.__version__}\n")
 
 
-@pytest.mark.parametrize("command", ["up", "gateway", "replay", "twin", "explain", "config"])
+@pytest.mark.parametrize(
+    "command", ["up", "fleet", "gateway", "replay", "twin", "explain", "config"]
+)
 def test_every_command_explains_itself(command: str) -> None:
     result = headrace_cli(command, "--help")
     assert result.exit_code == 0
@@ -45,13 +47,15 @@ def test_an_unknown_option_stops_with_2() -> None:
     assert headrace_cli("up", "--nonsense").exit_code == 2
 
 
-@pytest.mark.parametrize("kind", ["up", "gateway"])
-def test_config_show_prints_a_file_that_checks(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "said"), [("up", "expected-ttft"), ("gateway", "expected-ttft"), ("fleet", "readers")]
+)
+def test_config_show_prints_a_file_that_checks(tmp_path: Path, kind: str, said: str) -> None:
     file = tmp_path / "settings.yaml"
     file.write_text(headrace_cli("config", "show", "--kind", kind).stdout)
     result = headrace_cli("config", "check", "--kind", kind, str(file))
     assert result.exit_code == 0, result.output
-    assert "expected-ttft" in result.stdout
+    assert said in result.stdout
 
 
 def test_config_check_names_every_wrong_key_and_the_known_ones(tmp_path: Path) -> None:
@@ -80,6 +84,13 @@ def test_config_check_names_every_wrong_key_and_the_known_ones(tmp_path: Path) -
         (("up", "--config", "/nonexistent.yaml"), "/nonexistent.yaml"),
         (("gateway",), "--endpoint"),
         (("gateway", "--endpoint", "nowhere"), "endpoints.0.url"),
+        (("gateway", "--endpoints-file", "/nonexistent.yaml"), "discovery.path: /nonexistent.yaml"),
+        (("gateway", "--socket", "/s", "--kube"), "only one of them"),
+        (("gateway", "--socket", "/s", "--fleet-name", "f"), "fleet: for discovery.kind ray"),
+        (("fleet",), "publish.socket: needed"),
+        (("fleet", "--socket", "/nonexistent/s"), "publish.socket: /nonexistent/s"),
+        (("fleet", "--socket", f"/{'x' * 120}"), "longer than 107 bytes"),
+        (("fleet", "-f", "/nonexistent.yaml", "--model", "m"), "--model: not with --model-service"),
         (("replay", "--workload", "dreams"), "dreams"),
         (("replay", "--trace", "/nonexistent.jsonl"), "/nonexistent.jsonl"),
         (("replay", "--url", "gopher://x"), "url"),

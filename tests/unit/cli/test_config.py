@@ -8,8 +8,9 @@ import yaml
 from pydantic import ValidationError
 
 from headrace.cli.config import FrontSettings, RouterSettings, UpSettings
-from headrace.core.endpoint import EndpointView, KvEventSource, Role, Speed
+from headrace.core.endpoint import EndpointView, Health, KvEventSource, Role, Speed
 from headrace.core.ids import EndpointId, ModelName
+from headrace.runtime.listing import read_listing
 from kvcache.index import IndexLimits
 from router.held import HoldLimits
 from router.router import Options
@@ -62,6 +63,10 @@ def test_all_that_is_said_of_an_endpoint_reaches_the_router() -> None:
             "fetch_tokens_per_s": 1,
             "transfer_tokens_per_s": 2,
             "adapter_load_ms": 3,
+            "adapter_swap_ms": 4,
+            "prefill_tokens_per_s": 5,
+            "kv_tokens": 6,
+            "draining": True,
         }
     ).endpoints
     assert endpoint.view() == EndpointView(
@@ -69,7 +74,8 @@ def test_all_that_is_said_of_an_endpoint_reaches_the_router() -> None:
         "https://engines.internal/pool",
         (ModelName("m"),),
         role=Role.DECODE,
-        speed=Speed(fetch_tokens_per_s=1.0, transfer_tokens_per_s=2.0, adapter_load_ms=3.0),
+        health=Health.DRAINING,
+        speed=Speed(5.0, 6, 1.0, 2.0, 3.0, 4.0),
         kv_events=KvEventSource("tcp://h:5560", "tcp://h:5660", "kv"),
         loadable=(ModelName("ad"),),
         labels=(("tier", "gold"), ("zone", "a")),
@@ -104,11 +110,13 @@ def test_ranks_of_one_engine_are_endpoints_of_their_own() -> None:
     assert [endpoint.name for endpoint in settings.endpoints] == ["a:1/0", "a:1/1"]
 
 
-def test_the_file_in_the_documentation_is_one() -> None:
+def test_the_files_in_the_documentation_are_some() -> None:
     page = (Path(__file__).parents[3] / "docs/operate/engines.md").read_text()
-    (example,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
-    settings = FrontSettings.model_validate(yaml.safe_load(example))
+    of_settings, of_endpoints = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    settings = FrontSettings.model_validate(yaml.safe_load(of_settings))
     assert [endpoint.dp_rank for endpoint in settings.endpoints] == [None, 0, 1]
+    listed = read_listing(of_endpoints.encode())
+    assert [view.health for view in listed] == [Health.READY, Health.DRAINING]
 
 
 def test_pods_are_found_everywhere_unless_a_namespace_is_named() -> None:
@@ -122,6 +130,13 @@ def test_pods_are_found_everywhere_unless_a_namespace_is_named() -> None:
         ({"discovery": {"namespace": "a"}}, "namespace: for discovery.kind kubernetes"),
         (
             {"discovery": {"kind": "kubernetes"}, "endpoints": [{"url": "http://h:1"}]},
+            "endpoints are for discovery.kind list",
+        ),
+        ({"discovery": {"kind": "file"}}, "path: needed for discovery.kind file"),
+        ({"discovery": {"kind": "socket", "address": "h:1", "path": "s"}}, "address: for .* ray"),
+        ({"discovery": {"path": "s"}}, "path: for discovery.kind file or socket"),
+        (
+            {"discovery": {"kind": "file", "path": "f"}, "endpoints": [{"url": "http://h:1"}]},
             "endpoints are for discovery.kind list",
         ),
         ({"discovery": {"kind": "kubernetes", "namespace": "A_b"}}, "namespace"),

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from controller.api.documents import read_documents
 from controller.fleets.config import FleetKind
 from headrace.cli.app import app
-from headrace.cli.config import UpSettings
-from headrace.cli.served import with_documents
+from headrace.cli.config import KeepSettings, UpSettings
+from headrace.cli.served import fleet_with_documents, with_documents
 from headrace.core.adapter import AdapterSpec
 from headrace.core.errors import ConfigError
 from headrace.core.ids import ModelName
@@ -46,6 +46,20 @@ def test_the_service_decides_the_fleet_and_the_settings_the_rest() -> None:
     )  # fmt: skip
     assert made.gateway.port == 1234
     assert unused == ["spec.pod", "Secret key"]
+
+
+def test_a_fleet_without_a_gateway_leaves_adapters_to_the_gateways() -> None:
+    made, unused = fleet_with_documents(
+        KeepSettings.model_validate({"publish": {"socket": "s"}}),
+        read_documents(
+            [
+                service({"replicas": 3, "lora": {}}),
+                adapter({"base": "m", "source": "hf://o/a"}, "a"),
+            ]
+        ),
+    )
+    assert (made.fleet.replicas, made.publish.socket) == (3, Path("s"))
+    assert unused == ["LoraAdapter a"]
 
 
 def test_adapters_become_the_gateways_on_the_name_that_is_served() -> None:
