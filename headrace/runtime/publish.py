@@ -139,9 +139,15 @@ class Publisher:
 
 
 def _told(view: EndpointView) -> EndpointView:
-    """Return what is told of an endpoint: whether it is well, each who sends there finds out."""
+    """Return what is told of an endpoint: what holds for all who may send there.
+
+    How it is, and which adapters it has just now, each of them finds out; an engine that says that
+    its KV cache holds nothing must not make a list that nobody reads.
+    """
     health = Health.DRAINING if view.health is Health.DRAINING else Health.READY
-    return replace(view, health=health, load=None, files=())
+    speed = replace(view.speed, kv_tokens=max(1, view.speed.kv_tokens))
+    models = view.models[:1]
+    return replace(view, models=models, health=health, speed=speed, load=None, files=())
 
 
 def _listener(path: Path) -> tuple[socket.socket, int]:

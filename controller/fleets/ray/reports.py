@@ -19,7 +19,7 @@ class Engine(msgspec.Struct, frozen=True):
         events: ZeroMQ address of its KV events, or None.
         replay: Of past ones.
         topic: Of both.
-        models: Names it serves, base model first, as far as they are known.
+        models: What it serves, as far as that is to be known before it is asked.
         speed: As presumed or measured, or None.
 
     """

@@ -209,7 +209,7 @@ class Supervisor:
             events=events.events if events is not None else None,
             replay=events.replay if events is not None else None,
             topic=events.topic if events is not None else "",
-            models=view.models,
+            models=view.models[:1],
             speed=view.speed,
         )
 

@@ -13,9 +13,9 @@ from random import Random
 
 import pytest
 
-from headrace.core.endpoint import EndpointView, EngineLoad, Health
+from headrace.core.endpoint import EndpointView, EngineLoad, Health, Speed
 from headrace.core.errors import ConfigError
-from headrace.core.ids import EndpointId
+from headrace.core.ids import EndpointId, ModelName
 from headrace.runtime.discovery import ListSource
 from headrace.runtime.listing import read_listing, write_listing
 from headrace.runtime.publish import Publisher, PublishLimits
@@ -106,6 +106,18 @@ async def test_what_each_finds_out_by_itself_is_no_news(tmp_path: Path) -> None:
         writer.close()
 
 
+async def test_what_an_engine_says_of_itself_makes_no_list_that_nobody_reads(
+    tmp_path: Path,
+) -> None:
+    path, fleet = tmp_path / "s", ListSource()
+    adapters = tuple(ModelName(f"adapter-{index}") for index in range(2_000))
+    fleet.put(replace(view("a"), models=(ModelName("m"), *adapters), speed=Speed(kv_tokens=0)))
+    async with told(path, fleet), followed(path) as source:
+        await source.synced()
+        (seen,) = source.endpoints()
+        assert seen.models == ("m",)
+
+
 async def test_a_slow_reader_misses_versions_and_gets_the_newest(tmp_path: Path) -> None:
     path, fleet = tmp_path / "s", ListSource()
     limits = PublishLimits(heartbeat_s=60.0)
@@ -113,15 +125,15 @@ async def test_a_slow_reader_misses_versions_and_gets_the_newest(tmp_path: Path)
     async with told(path, fleet, limits):
         reader, writer = await asyncio.open_unix_connection(path, limit=1 << 16)
         for version in range(versions):
-            models = tuple(f"{version}-{index}" for index in range(50))
-            fleet.put(replace(view("a"), models=models))  # type: ignore[arg-type]
+            names = {f"{index}": str(version) for index in range(16)}
+            fleet.put(replace(view("a"), labels=tuple(sorted(names.items()))))
             await asyncio.sleep(0)
         lines = 0
         newest = ""
-        while newest != f"{versions - 1}-0":
+        while newest != str(versions - 1):
             listed = read_listing(await reader.readline())
             lines += 1
-            newest = listed[0].models[0] if listed else ""
+            newest = listed[0].labels[0][1] if listed else ""
         assert lines < versions / 2
         writer.close()
 
