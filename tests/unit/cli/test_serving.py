@@ -1,20 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-import structlog
 
 from headrace.cli.config import LogSettings
 from headrace.cli.serving import configure_log
 from headrace.service.lines import ConsoleLines, JsonLines
-
-
-@pytest.fixture(autouse=True)
-def log_as_it_was() -> Iterator[None]:
-    before = structlog.get_config()
-    yield
-    structlog.configure(**before)
 
 
 @pytest.mark.parametrize("level", ["warning", "error"])
