@@ -69,6 +69,15 @@ def test_gateways_apart_lose_nothing_while_the_fleet_is_rolled_shrunk_and_stoppe
             lambda: len(machines.supervisors()) == 1, AGAIN_S, keeper.tail
         )
         streams.until_whole(3)
+
+        # With one replica nothing hides a gateway that does not know the new one yet.
+        keeper.crash()
+        old = set(machines.supervisors())
+        keeper = start({**FLEET, "seed": 2, "replicas": 1}, "fleet")
+        figures["apart.only_one_rolled_s"] = eventually(
+            lambda: not old & set(machines.supervisors()), AGAIN_S, keeper.tail
+        )
+        streams.until_whole(3)
         figures["apart.failed"] = len(streams.refused)
         assert streams.refused == []
 
