@@ -55,6 +55,7 @@ _SERVICE_STATUS: Final[dict[str, Any]] = {
                     "revision": {"type": "string"},
                     "stableRevision": {"type": "string"},
                     "failedRevision": {"type": "string"},
+                    "failedBecause": {"type": "string"},
                     "reason": {"type": "string"},
                 },
             },

@@ -217,8 +217,8 @@ class Rollout(Group):
         default=1_800,
         ge=10,
         le=86_400,
-        description="A new revision none of whose replicas becomes ready for so long has failed. "
-        "Longer than loading the model takes.",
+        description="A new revision that waits for replicas, and none more of which becomes ready "
+        "for so long, has failed. Longer than loading the model takes.",
     )
     drain_seconds: int = Field(
         default=600,

@@ -84,6 +84,7 @@ def cluster_as_replica(cluster: Object, head: Object | None) -> Replica:
         revision=labels.get(REVISION_LABEL, ""),
         kind="RayCluster",
         ready=base is not None and base.ready and not base.ending,
+        ready_since_s=base.ready_since_s if base is not None else 0.0,
         ending="deletionTimestamp" in metadata,
         failed=failed,
         created_s=seconds(metadata.get("creationTimestamp")),
@@ -101,12 +102,15 @@ def pod_as_replica(pod: Object) -> Replica:
         *status.get("initContainerStatuses", ()),
         *status.get("containerStatuses", ()),
     ]
+    serves = conditions.get("Ready", {})
+    ready = serves.get("status") == "True"
     return Replica(
         name=metadata["name"],
         uid=metadata["uid"],
         variant=labels.get(VARIANT_LABEL, ""),
         revision=labels.get(REVISION_LABEL, ""),
-        ready=conditions.get("Ready", {}).get("status") == "True",
+        ready=ready,
+        ready_since_s=seconds(serves.get("lastTransitionTime")) if ready else 0.0,
         ending="deletionTimestamp" in metadata,
         failed=status.get("phase") in _ENDED,
         created_s=seconds(metadata.get("creationTimestamp")),

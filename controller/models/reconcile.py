@@ -26,7 +26,7 @@ from controller.models.state import (
     Tell,
     VariantMemory,
 )
-from controller.models.status import VariantView, status
+from controller.models.status import VariantView, failure, status
 from controller.models.words import (
     ENGINE_PORT,
     MANAGED_BY,
@@ -199,12 +199,8 @@ def _news(observed: Observed, views: list[VariantView]) -> Iterator[Tell]:
         before = observed.memory.get(view.name, VariantMemory())
         now = view.moves.memory
         if now.failed and now.failed != before.failed:
-            what = f"variant {view.name}: revision {now.failed} did not become ready"
-            if view.moves.halted:
-                yield Tell(warning=True, reason="RevisionFailed", message=what)
-            else:
-                said = f"{what}; back to {now.stable}"
-                yield Tell(warning=True, reason="RolledBack", message=said)
+            reason, said = failure(view)
+            yield Tell(warning=True, reason=reason, message=said)
         if now.stable != before.stable:
             said = f"variant {view.name}: all {view.wanted} are of revision {now.stable}"
             yield Tell(warning=False, reason="RolloutComplete", message=said)

@@ -18,6 +18,9 @@ CRASHES: Final = 3
 """Restarts of an engine that never served after which its revision has failed. Kubernetes waits
 longer before each, so that this is about a minute."""
 
+MOST_WHY: Final = 200
+"""Characters kept of what a replica lacked when its revision failed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
@@ -114,30 +117,71 @@ def _remember(
     """Return what is known of the revisions after one more look."""
     memory = replace(memory, revision=wanted.revision)
     own = [replica for replica in alive if replica.revision == wanted.revision]
-    ready = sum(replica.ready for replica in own)
-    if memory.failed != wanted.revision or ready:
-        memory = replace(memory, failed="")  # another one is tried, or it came late after all
+    if memory.failed != wanted.revision or _came_after_all(wanted, own, memory, limits):
+        memory = replace(memory, failed="", because="")
     if memory.failed:
         return memory
+    ready = sum(replica.ready for replica in own)
     if own and ready >= wanted.replicas and len(own) == len(alive):
         return replace(memory, stable=wanted.revision)
-    if memory.stable != wanted.revision and not ready and _gave_up(own, limits, now_s):
-        return replace(memory, failed=wanted.revision)
+    because = _gave_up(wanted, own, limits, now_s)
+    if memory.stable != wanted.revision and because:
+        return replace(memory, failed=wanted.revision, because=because)
     return memory
 
 
-def _gave_up(own: Sequence[Replica], limits: Rollout, now_s: float) -> bool:
-    return any(
-        replica.restarts >= CRASHES or now_s - replica.created_s >= limits.progress_deadline_seconds
-        for replica in own
-    )
+def _came_after_all(
+    wanted: Wanted, own: Sequence[Replica], memory: VariantMemory, limits: Rollout
+) -> bool:
+    """Whether a revision that failed serves now, late.
+
+    While another is returned to, its replicas that never served are removed, so that those left
+    prove nothing until they are enough. Where it stands still, none that waits is enough.
+    """
+    ready = sum(replica.ready for replica in own)
+    enough = wanted.replicas if _returns(wanted, memory, limits) else len(own)
+    return ready > 0 and ready >= enough
+
+
+def _gave_up(wanted: Wanted, own: Sequence[Replica], limits: Rollout, now_s: float) -> str:
+    """Return why a revision has failed; "" while it has not."""
+    ready = sum(replica.ready for replica in own)
+    if not ready and any(replica.restarts >= CRASHES for replica in own):
+        return "its engine crashed again and again" + _lacking(own)
+    since_s = _waits_since_s(own)
+    if since_s is None or now_s - since_s < limits.progress_deadline_seconds:
+        return ""
+    waited = f"no more for {limits.progress_deadline_seconds} s"
+    return f"{ready} of {wanted.replicas} ready, {waited}" + _lacking(own)
+
+
+def _waits_since_s(own: Sequence[Replica]) -> float | None:
+    """Return since when no replica has become ready though some wait; None if none waits.
+
+    Each that becomes ready is progress, however many it takes: only standing still counts.
+    """
+    waiting = [replica.created_s for replica in own if not replica.ready]
+    if not waiting:
+        return None
+    return max(min(waiting), max((r.ready_since_s for r in own if r.ready), default=0.0))
+
+
+def _lacking(own: Sequence[Replica]) -> str:
+    """Return what the first replica that waits says it waits for, to be appended."""
+    why = next((replica.why for replica in own if not replica.ready and replica.why), "")
+    return f": {why[:MOST_WHY]}" if why else ""
+
+
+def _returns(wanted: Wanted, memory: VariantMemory, limits: Rollout) -> bool:
+    """Whether there is a good revision to return to when the wanted one fails."""
+    return limits.rollback and memory.stable in wanted.stored
 
 
 def _target(wanted: Wanted, memory: VariantMemory, limits: Rollout) -> tuple[str, bool]:
     """Return the revision to move to, and whether there is nothing sensible to do."""
     if memory.failed != wanted.revision:
         return wanted.revision, False
-    if limits.rollback and memory.stable and memory.stable in wanted.stored:
+    if _returns(wanted, memory, limits):
         return memory.stable, False
     return wanted.revision, True
 
@@ -167,10 +211,8 @@ def _look_again_s(
     limits: Rollout,
     now_s: float,
 ) -> float | None:
-    """Return when the deadline of a revision passes that has not become ready yet."""
-    if memory.stable == wanted.revision or memory.failed or any(r.ready for r in new):
+    """Return when the deadline of a revision passes whose replicas wait."""
+    since_s = _waits_since_s(new)
+    if memory.stable == wanted.revision or memory.failed or since_s is None:
         return None
-    waiting = [replica.created_s for replica in new]
-    if not waiting:
-        return None
-    return max(1.0, min(waiting) + limits.progress_deadline_seconds - now_s)
+    return max(1.0, since_s + limits.progress_deadline_seconds - now_s)

@@ -33,6 +33,7 @@ class Replica:
         revision: Of the template that it was made from.
         kind: ``Pod`` or ``RayCluster``.
         ready: It answers generations.
+        ready_since_s: When it last began to, seconds since the epoch; 0 while it does not.
         ending: It has been told to go; its streams may still run.
         failed: It has ended by itself, or its node evicted it.
         created_s: When it was made, seconds since the epoch.
@@ -47,6 +48,7 @@ class Replica:
     revision: str
     kind: Literal["Pod", "RayCluster"] = "Pod"
     ready: bool = False
+    ready_since_s: float = 0.0
     ending: bool = False
     failed: bool = False
     created_s: float = 0.0
@@ -62,12 +64,14 @@ class VariantMemory:
         revision: The newest that was tried.
         stable: The last all of whose replicas were ready.
         failed: One that did not become ready in time, and is not tried again.
+        because: How far it came, and what it lacked, for people.
 
     """
 
     revision: str = ""
     stable: str = ""
     failed: str = ""
+    because: str = ""
 
 
 @dataclass(frozen=True, slots=True)

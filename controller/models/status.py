@@ -41,6 +41,7 @@ def memory_of(status: Mapping[str, Any]) -> dict[str, VariantMemory]:
             variant.get("revision", ""),
             variant.get("stableRevision", ""),
             variant.get("failedRevision", ""),
+            variant.get("failedBecause", ""),
         )
         for variant in status.get("variants", ())
     }
@@ -75,6 +76,17 @@ def status(observed: Observed, variants: Sequence[VariantView], at: str) -> dict
     return made
 
 
+def failure(view: VariantView) -> tuple[str, str]:
+    """Return, of a variant whose newest revision failed, the reason and the message of it."""
+    memory = view.moves.memory
+    message = f"variant {view.name}: revision {memory.failed} did not become ready"
+    if memory.because:
+        message += f" ({memory.because})"
+    if view.moves.halted:
+        return "RevisionFailed", message
+    return "RolledBack", f"{message}; back to {memory.stable}"
+
+
 def _updated(view: VariantView) -> int:
     return sum(
         replica.revision == view.moves.memory.revision
@@ -95,6 +107,7 @@ def _variant(view: VariantView) -> dict[str, Any]:
         "revision": memory.revision,
         "stableRevision": memory.stable,
         "failedRevision": memory.failed,
+        "failedBecause": memory.because,
         "reason": _why(view),
     }
     return {key: value for key, value in said.items() if value != ""}
@@ -126,15 +139,11 @@ def _progressing(variants: Sequence[VariantView]) -> dict[str, Any]:
     """Tell how far the newest revision has come; the first variant that is in trouble counts."""
     for view in variants:
         memory = view.moves.memory
-        if memory.failed and view.moves.halted:
-            message = f"variant {view.name}: revision {memory.failed} did not become ready"
-            return _condition("Progressing", False, "RevisionFailed", message)
         if memory.failed:
-            message = (
-                f"variant {view.name}: revision {memory.failed} did not become ready; "
-                f"back to {memory.stable}. Change the spec to try again"
-            )
-            return _condition("Progressing", False, "RolledBack", message)
+            reason, message = failure(view)
+            if reason == "RolledBack":
+                message += ". Change the spec to try again"
+            return _condition("Progressing", False, reason, message)
     for view in variants:
         alive = [replica for replica in view.replicas if not replica.ending]
         updated = _updated(view)

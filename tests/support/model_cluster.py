@@ -117,7 +117,8 @@ class ModelCluster:
         """Let a pod's engine answer, if it ever will."""
         pod = self.pods[name]
         if not (self.is_bad(pod) or pod.ending or pod.failed):
-            self.pods[name] = replace(pod, ready=True)
+            since_s = pod.ready_since_s if pod.ready else self.now_s
+            self.pods[name] = replace(pod, ready=True, ready_since_s=since_s)
 
     def go(self, name: str) -> None:
         """Let a pod that is ending be gone."""

@@ -103,6 +103,94 @@ def test_a_revision_that_crashes_again_and_again_fails_before_its_deadline() -> 
     assert condition(cluster, "Progressing") == ("False", "RolledBack")
 
 
+def stalled(**rollout: object) -> tuple[ModelCluster, str]:
+    """Return a rollout one of whose new replicas serves, and the name of one that never does."""
+    cluster = settled(replicas=3, rollout=rollout)
+    cluster.now_s = 100.0
+    cluster.spec = spec_of(replicas=3, rollout=rollout, engine={"args": ["--new"]})
+    cluster.do(cluster.decide().actions)
+    [first] = [name for name, pod in cluster.pods.items() if not pod.ready]
+    cluster.now_s = 1_000.0
+    cluster.become_ready(first)
+    cluster.do(cluster.decide().actions)
+    for name in list(cluster.pods):
+        cluster.go(name)
+    cluster.do(cluster.decide().actions)
+    [stuck] = [name for name, pod in cluster.pods.items() if not pod.ready]
+    cluster.pods[stuck] = replace(cluster.pods[stuck], why="Unschedulable: no card is free")
+    return cluster, stuck
+
+
+def test_a_rollout_that_stands_still_half_way_fails_after_its_deadline_and_goes_back() -> None:
+    cluster, _ = stalled()
+    old = cluster.status["variants"][0]["stableRevision"]
+    cluster.do(cluster.decide().actions)
+    assert cluster.decide().again_s == pytest.approx(1_800)
+    cluster.now_s += 1_799
+    assert condition(cluster, "Progressing") == ("True", "Rolling")
+    assert cluster.decide().actions == ()
+    cluster.now_s += 1
+    [told] = [action for action in cluster.decide().actions if isinstance(action, Tell)]
+    assert told.reason == "RolledBack"
+    assert "1 of 3 ready, no more for 1800 s: Unschedulable: no card is free" in told.message
+    for _ in range(50):
+        cluster.do(cluster.decide().actions)
+        assert cluster.ready() >= 3, "the way back keeps the limits too"
+        for name in list(cluster.pods):
+            cluster.go(name)
+            if name in cluster.pods and cluster.pods[name].revision == old:
+                cluster.become_ready(name)
+    assert {pod.revision for pod in cluster.alive()} == {old}
+    assert cluster.decide().actions == ()
+    assert condition(cluster, "Progressing") == ("False", "RolledBack")
+
+
+def test_every_replica_that_becomes_ready_begins_the_deadline_anew() -> None:
+    cluster, stuck = stalled()
+    cluster.now_s += 1_700
+    cluster.become_ready(stuck)
+    cluster.do(cluster.decide().actions)
+    for name in list(cluster.pods):
+        cluster.go(name)
+    cluster.do(cluster.decide().actions)
+    cluster.now_s += 1_700
+    cluster.do(cluster.decide().actions)
+    assert condition(cluster, "Progressing") == ("True", "Rolling")
+    cluster.settle()
+    assert condition(cluster, "Progressing") == ("True", "Complete")
+
+
+def test_a_replica_that_waits_again_late_in_a_long_rollout_is_not_its_end() -> None:
+    cluster, stuck = stalled()
+    [served] = [p.name for p in cluster.alive() if p.created_s == 100.0]
+    cluster.now_s = 5_000.0
+    cluster.pods[stuck] = replace(cluster.pods[stuck], ready=True, ready_since_s=4_990.0)
+    cluster.pods[served] = replace(cluster.pods[served], ready=False, ready_since_s=0.0)
+    assert not [a for a in cluster.decide().actions if isinstance(a, Tell)]
+
+
+def test_without_rollback_a_rollout_that_stands_still_goes_on_once_who_waited_serves() -> None:
+    cluster, stuck = stalled(rollback=False)
+    cluster.now_s += 1_800
+    cluster.do(cluster.decide().actions)
+    assert condition(cluster, "Progressing") == ("False", "RevisionFailed")
+    assert cluster.ready() == 3
+    assert cluster.decide().actions == ()
+    cluster.become_ready(stuck)
+    cluster.settle()
+    assert condition(cluster, "Progressing") == ("True", "Complete")
+
+
+def test_scaling_up_what_served_before_has_no_deadline() -> None:
+    cluster = settled(replicas=2)
+    cluster.spec = spec_of(replicas=3)
+    cluster.do(cluster.decide().actions)
+    cluster.now_s += 100_000
+    cluster.do(cluster.decide().actions)
+    assert condition(cluster, "Progressing") == ("True", "Starting")
+    assert cluster.decide().again_s is None
+
+
 def test_without_a_good_revision_a_broken_one_is_left_to_be_looked_at() -> None:
     cluster = ModelCluster(spec_of(replicas=2, engine={"args": ["--broken"]}))
     cluster.settle()
