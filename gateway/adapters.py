@@ -250,7 +250,12 @@ class Adapters:
             try:
                 async with lock:  # so that two do not make room for each other
                     await self._make_room(view, spec.name)
-                loaded = await calls.load(spec)
+                try:
+                    loaded = await calls.load(spec)
+                except Overloaded:  # others than we have loaded there, too
+                    async with lock:
+                        await self._make_way(view, spec.name)
+                    loaded = await calls.load(spec)
             except (EngineError, Overloaded):
                 raise
             except ArtifactError as error:
@@ -276,13 +281,31 @@ class Adapters:
         for _ in range(UNLOAD_TRIES):
             keys = {*self._loaded, *self._loading}
             mine = {one for endpoint, one in keys if endpoint == endpoint_id} - {name}
-            if len(mine) < self._settings.per_endpoint:
+            if len(mine) < self._limits.room(view):
                 return
             ours = frozenset(self._loaded)
             coldest = victim(self._book, endpoint_id, ours, self._engine_s())
             if coldest is None:
                 raise Overloaded(f"{len(mine)} adapters on {endpoint_id}, all in use or pinned")
             await self._unload(view, coldest, "room")
+
+    async def _make_way(self, view: EndpointView, name: ModelName) -> None:
+        """Unload one adapter that is listed, ours or another gateway's, where the endpoint is full.
+
+        Whoever still wants it loads it anew. Ours go first: what others have running is unknown.
+        """
+        endpoint_id = view.endpoint_id
+        entering = {one for endpoint, one in self._loading if endpoint == endpoint_id}
+        theirs = frozenset(
+            (endpoint_id, one)
+            for one in self._book.registered(endpoint_id) - entering
+            if self._book.spec(one) is not None
+        )
+        for candidates in (frozenset(self._loaded) - {(endpoint_id, name)}, theirs):
+            coldest = victim(self._book, endpoint_id, candidates, self._engine_s())
+            if coldest is not None:
+                await self._unload(view, coldest, "room")
+                return
 
     async def _unload(self, view: EndpointView, name: ModelName, why: str) -> None:
         """Have an endpoint forget an adapter; one that fails to is asked again later."""

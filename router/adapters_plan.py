@@ -34,6 +34,12 @@ class AdapterLimits:
     per_endpoint: int = 64
     park_after_s: float | None = None
 
+    def room(self, view: EndpointView) -> int:
+        """Return the most adapters that one endpoint is to know: it may have a bound of its own."""
+        if view.adapter_room is None:
+            return self.per_endpoint
+        return min(self.per_endpoint, view.adapter_room)
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -123,11 +129,12 @@ def _fixed(
     able = [view for view in ready if spec.base in view.models and takes(view, spec)]
     able = [view for view in able if view.role is not Role.PREFILL]
     known = {view.endpoint_id: book.registered(view.endpoint_id) for view in able}
+    room = {view.endpoint_id: limits.room(view) for view in able}
     missing = spec.replicas - sum(spec.name in names for names in known.values())
     free = [
         endpoint_id
         for endpoint_id, names in sorted(known.items(), key=lambda item: (len(item[1]), item[0]))
-        if spec.name not in names and len(names) < limits.per_endpoint
+        if spec.name not in names and sum(map(book.is_adapter, names)) < room[endpoint_id]
     ]
     return [Step(endpoint_id, spec.name, load=True) for endpoint_id in free[: max(0, missing)]]
 
@@ -143,7 +150,7 @@ def _cold(
     endpoint_id, park_s = view.endpoint_id, limits.park_after_s
     mine = [name for name in book.registered(endpoint_id) if (endpoint_id, name) in ours]
     coldest = victim(book, endpoint_id, ours, now_s)
-    if coldest is not None and len(mine) > limits.per_endpoint:
+    if coldest is not None and len(mine) > limits.room(view):
         return [Step(endpoint_id, coldest, load=False)]
     steps = []
     for name in sorted(mine):

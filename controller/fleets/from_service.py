@@ -18,6 +18,7 @@ from controller.fleets.config import FleetKind, FleetSettings
 from controller.models.spread import spread
 from headrace.core.endpoint import Role
 from headrace.core.errors import ConfigError
+from headrace.runtime.engines import vllm
 from headrace.runtime.engines.launch import EngineKind
 
 _ENGINES: Final = MappingProxyType(
@@ -236,7 +237,6 @@ def _lora_flags(spec: ModelServiceSpec) -> tuple[list[str], dict[str, str]]:
     """Return what lets vLLM load adapters; the simulated engine has settings for it."""
     if spec.lora is None or spec.engine.kind is not Engine.VLLM:
         return [], {}
-    flags = ["--enable-lora", "--max-loras", str(spec.lora.max_loras)]
-    flags += ["--max-cpu-loras", str(spec.lora.max_cpu_loras)]
-    flags += ["--max-lora-rank", str(spec.lora.max_rank)]
-    return flags, {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
+    lora = spec.lora
+    options = vllm.LoraOptions(lora.max_loras, lora.max_cpu_loras, lora.max_rank)
+    return options.args, dict(vllm.LORA_ENV)

@@ -83,10 +83,9 @@ def _vllm(spec: ModelServiceSpec, variant: Variant, served_name: str, model: str
     if variant.nodes > 1:
         args += ["--distributed-executor-backend", "ray"]
     if spec.lora is not None:
-        env["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
-        args += ["--enable-lora", "--max-loras", str(spec.lora.max_loras)]
-        args += ["--max-cpu-loras", str(spec.lora.max_cpu_loras)]
-        args += ["--max-lora-rank", str(spec.lora.max_rank)]
+        lora = spec.lora
+        env |= vllm.LORA_ENV
+        args += vllm.LoraOptions(lora.max_loras, lora.max_cpu_loras, lora.max_rank).args
     return Command(("python3", "-W", "ignore", "-m", vllm.API_SERVER), tuple(args), env)
 
 

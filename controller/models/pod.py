@@ -209,8 +209,10 @@ def _runtime(spec: ModelServiceSpec, images: Images, model: str | None) -> dict[
     args += ["--cache", CACHE_FOLDER, "--drain-limit-s", str(max(1, spec.rollout.drain_seconds))]
     if model is not None:
         args += ["--hold", model]
-    for prefix in () if spec.lora is None else spec.lora.sources:
-        args += ["--allow", prefix]
+    if spec.lora is not None:
+        args += ["--adapters", str(spec.lora.max_cpu_loras)]
+        for prefix in spec.lora.sources:
+            args += ["--allow", prefix]
     return {
         "name": RUNTIME,
         "image": images.headrace,
@@ -336,6 +338,8 @@ def _endpoint(owner: Owner, spec: ModelServiceSpec) -> str:
         said |= {"kv_events_port": EVENTS_PORT, "kv_replay_port": REPLAY_PORT}
     if spec.engine.kind is Engine.SIMULATED:
         said["simulated"] = True
+    if spec.lora is not None:
+        said["adapter_room"] = spec.lora.max_cpu_loras
     return orjson.dumps(said).decode()
 
 

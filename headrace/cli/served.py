@@ -8,11 +8,13 @@ from typing import Final
 
 from controller.api.documents import Document, Documents
 from controller.api.lora_adapter import LoraAdapterSpec
-from controller.api.model_service import ModelServiceSpec
+from controller.api.model_service import Lora, ModelServiceSpec
 from controller.fleets.from_service import fleet_settings, ignored
 from gateway.adapters_config import AdapterEntry, AdapterSettings
 from headrace.cli.config import KeepSettings, UpSettings
 from headrace.core.errors import ConfigError
+from headrace.runtime.engines import vllm
+from headrace.runtime.engines.launch import EngineKind
 
 DECIDED: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -26,6 +28,12 @@ DECIDED: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 """Options that a ModelService has fields for."""
+
+PRESUMED_RANK: Final = Lora().max_rank
+"""Of an adapter whose rank nobody said."""
+
+PRESUMED_SLOTS: Final = Lora().max_loras
+"""Of an engine that settings list adapters for, but no slots: as of a ModelService's."""
 
 
 def refuse_decided(flags: Mapping[str, object]) -> None:
@@ -60,6 +68,25 @@ def with_documents(settings: UpSettings, documents: Documents) -> tuple[UpSettin
     )
     unused = [*ignored(service.spec, fleet.kind), *documents.others]
     return settings.model_copy(update={"fleet": fleet, "gateway": gateway}), unused
+
+
+def with_adapters(settings: UpSettings) -> UpSettings:
+    """Return the settings with engines that can load the adapters that the settings list.
+
+    What ``fleet.engine_args`` says of adapters stays as it is, for whoever wrote it knows better.
+    """
+    adapters, fleet = settings.gateway.adapters, settings.fleet
+    if fleet.engine is not EngineKind.VLLM or not adapters.known:
+        return settings
+    args, env = fleet.engine_args, {**vllm.LORA_ENV, **fleet.env}
+    if not any("enable-lora" in arg or "enable_lora" in arg for arg in args):
+        wide = max(entry.rank or PRESUMED_RANK for entry in adapters.known)
+        rank = next(each for each in vllm.RANKS if each >= wide)
+        slots = adapters.slots or min(PRESUMED_SLOTS, adapters.per_endpoint)
+        kept = max(slots, adapters.per_endpoint)
+        args = (*vllm.LoraOptions(slots, kept, rank).args, *args)
+    changed = fleet.model_copy(update={"engine_args": args, "env": env})
+    return settings.model_copy(update={"fleet": changed})
 
 
 def fleet_with_documents(

@@ -20,7 +20,7 @@ from gateway.process import Lines, run_gateway
 from headrace.cli.config import LogSettings, UpSettings
 from headrace.cli.documents import load
 from headrace.cli.ending import say, stop_on_signals
-from headrace.cli.served import refuse_decided, with_documents
+from headrace.cli.served import refuse_decided, with_adapters, with_documents
 from headrace.core.endpoint import EndpointView, Health
 from headrace.core.errors import ConfigError
 from headrace.core.ids import EndpointId
@@ -50,6 +50,7 @@ def run(config: Path | None, flags: Mapping[str, object], models: Path | None = 
     if models is not None:
         refuse_decided(flags)
         settings, unused = served(settings, models, with_documents)
+    settings = with_adapters(settings)
     lines = configure_log(settings.log)
     if unused:
         get_logger("up").info("ignored, for Kubernetes only", fields=unused)

@@ -119,7 +119,8 @@ class EndpointView:
     tells. ``simulated`` engines make tokens of text in their own way. ``runtime_url`` is that of
     the sidecar beside it, without a trailing slash; None where there is none. ``adapter_slots`` are
     the adapters that it can have in one step (vLLM's ``max_loras``): None where nobody knows, 0 for
-    an engine that takes none. ``adapter_rank`` is the widest that its slots are made for.
+    an engine that takes none. ``adapter_rank`` is the widest that its slots are made for, and
+    ``adapter_room`` how many it may know at once.
     """
 
     endpoint_id: EndpointId
@@ -138,3 +139,4 @@ class EndpointView:
     runtime_url: str | None = None
     adapter_slots: int | None = None
     adapter_rank: int | None = None
+    adapter_room: int | None = None

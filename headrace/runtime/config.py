@@ -196,6 +196,13 @@ class EndpointSettings(BaseModel):
         le=4_096,
         description="Widest adapter that it takes (vLLM's --max-lora-rank). Unset: any.",
     )
+    adapter_room: int | None = Field(
+        default=None,
+        ge=0,
+        le=100_000,
+        description="Adapters that it may know at once, as its sidecar bounds them "
+        "(`engine.adapters`). Unset: gateway.adapters.per_endpoint alone.",
+    )
     runtime_url: str | None = Field(
         default=None,
         description="http://HOST:PORT of the sidecar beside it, which loads its adapters. Unset: "
@@ -246,6 +253,7 @@ class EndpointSettings(BaseModel):
             runtime_url=self.runtime_url,
             adapter_slots=self.adapter_slots,
             adapter_rank=self.adapter_rank,
+            adapter_room=self.adapter_room,
         )
 
     @classmethod
@@ -255,6 +263,7 @@ class EndpointSettings(BaseModel):
         Those are for each who looks to find out.
         """
         same = ("url", "role", "models", "loadable", "dp_rank", "simulated", "runtime_url")
+        of_adapters = ("adapter_slots", "adapter_rank", "adapter_room")
         events = view.kv_events
         return cls(
             id=view.endpoint_id,
@@ -263,7 +272,7 @@ class EndpointSettings(BaseModel):
             kv_events=None
             if events is None
             else KvEventAddresses(events=events.events, replay=events.replay, topic=events.topic),
-            **{name: getattr(view, name) for name in (*same, "adapter_slots", "adapter_rank")},
+            **{name: getattr(view, name) for name in (*same, *of_adapters)},
             **{name: getattr(view.speed, name) for name in Speed.__slots__},
         )
 

@@ -46,6 +46,7 @@ class Said(msgspec.Struct, frozen=True):
         models: Names it will serve, as far as they are to be known before it does.
         simulated: Whether it is one of our simulated engines.
         speed: What is presumed before it is measured.
+        adapter_room: Adapters that its sidecar lets it know at once.
 
     """
 
@@ -56,6 +57,7 @@ class Said(msgspec.Struct, frozen=True):
     models: tuple[str, ...] = ()
     simulated: bool = False
     speed: SaidSpeed = SaidSpeed()
+    adapter_room: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,7 @@ def sighting(pod: Object) -> Sighting:
         labels=tuple(sorted((name, value) for name, value in labels.items() if value)),
         simulated=said.simulated,
         runtime_url=None if said.runtime_port is None else f"http://{host}:{said.runtime_port}",
+        adapter_room=said.adapter_room,
     )
     return Sighting(view)
 

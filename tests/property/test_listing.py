@@ -43,6 +43,7 @@ def view(draw: st.DrawFn, index: int, endpoint_id: EndpointId) -> EndpointView:
         runtime_url=draw(st.none() | st.just("https://[fd00::7]:8081")),
         adapter_slots=draw(st.none() | st.integers(0, 64)),
         adapter_rank=draw(st.none() | st.integers(1, 64)),
+        adapter_room=draw(st.none() | st.integers(0, 64)),
     )
 
 

@@ -41,6 +41,9 @@ def runtime(  # noqa: PLR0913 -- a command's options are its parameters
             "--allow", help="What sources may begin with; repeat it. Instead of the file's."
         ),
     ] = None,
+    adapters: Annotated[
+        int | None, typer.Option("--adapters", help="Most adapters loaded at once; 0 refuses all.")
+    ] = None,
     hold: Annotated[
         list[Path] | None,
         typer.Option("--hold", help="Folder in the cache, or a link to one, not to be evicted."),
@@ -65,6 +68,7 @@ def runtime(  # noqa: PLR0913 -- a command's options are its parameters
         flags = {
             "engine.url": engine_url,
             "engine.program": engine,
+            "engine.adapters": adapters,
             "host": host,
             "port": port,
             "artifacts.cache_dir": cache,

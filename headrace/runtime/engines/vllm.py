@@ -54,6 +54,15 @@ NIXL_PORT: Final = "VLLM_NIXL_SIDE_CHANNEL_PORT"
 """Where a NIXL connector tells others of its memory; engines of one machine must not share it."""
 
 
+ENABLE_LORA: Final = "--enable-lora"
+
+LORA_ENV: Final[Mapping[str, str]] = MappingProxyType({"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"})
+"""Without it there is no ``/v1/load_lora_adapter``."""
+
+RANKS: Final = (8, 16, 32, 64, 128, 256, 320, 512)
+"""What ``--max-lora-rank`` takes, but for 1. Source: vLLM 0.32.0, vllm/config/lora.py."""
+
+
 @dataclass(frozen=True, slots=True)
 class VllmOptions:
     """One vLLM engine.
@@ -112,6 +121,28 @@ def environment(options: VllmOptions) -> dict[str, str]:
     if options.gpus:
         return {**ENV, "CUDA_VISIBLE_DEVICES": ",".join(str(gpu) for gpu in options.gpus)}
     return {**ENV, **CPU_ENV}
+
+
+@dataclass(frozen=True, slots=True)
+class LoraOptions:
+    """What lets an engine load adapters.
+
+    Attributes:
+        slots: Adapters in one step.
+        kept: Adapters in memory; at least as many.
+        rank: Widest; ``RANKS`` are the ones vLLM has kernels for.
+
+    """
+
+    slots: int
+    kept: int
+    rank: int
+
+    @property
+    def args(self) -> list[str]:
+        """Arguments of the API server."""
+        flags = [ENABLE_LORA, "--max-loras", str(self.slots), "--max-cpu-loras", str(self.kept)]
+        return [*flags, "--max-lora-rank", str(self.rank)]
 
 
 def server_args(options: VllmOptions, port: int, events: KvEventSource | None) -> list[str]:

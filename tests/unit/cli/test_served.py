@@ -12,7 +12,7 @@ from controller.api.documents import read_documents
 from controller.fleets.config import FleetKind
 from headrace.cli.app import app
 from headrace.cli.config import KeepSettings, UpSettings
-from headrace.cli.served import fleet_with_documents, with_documents
+from headrace.cli.served import fleet_with_documents, with_adapters, with_documents
 from headrace.core.adapter import AdapterSpec
 from headrace.core.errors import ConfigError
 from headrace.core.ids import ModelName
@@ -128,3 +128,36 @@ def test_what_cannot_be_served_stops_the_command_with_2(
     assert result.exit_code == 2
     assert said in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def listed(*ranks: int | None, **fleet: object) -> UpSettings:
+    known = [
+        {"name": f"a{index}", "base": "m", "source": "file:///a", "rank": rank}
+        for index, rank in enumerate(ranks)
+    ]
+    settings = {"fleet": {"engine": "vllm", "model": "m", **fleet}}
+    return with_adapters(
+        UpSettings.model_validate({**settings, "gateway": {"adapters": {"known": known}}})
+    )
+
+
+def test_vllm_is_started_so_that_it_can_load_the_adapters_that_are_listed() -> None:
+    fleet = listed(8, 100).fleet
+    assert " ".join(fleet.engine_args) == (
+        "--enable-lora --max-loras 8 --max-cpu-loras 64 --max-lora-rank 128"
+    )
+    assert fleet.env == {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
+    assert listed(8, None).fleet.engine_args[-1] == "64", "a rank that nobody said may be any"
+
+
+def test_without_adapters_and_for_simulated_engines_nothing_is_added() -> None:
+    assert listed().fleet.engine_args == ()
+    assert listed().fleet.env == {}
+    assert listed(8, engine="simulated", model=None).fleet.engine_args == ()
+
+
+def test_flags_of_ones_own_for_adapters_win() -> None:
+    given = ["--enable-lora", "--max-loras=2"]
+    fleet = listed(8, engine_args=given).fleet
+    assert list(fleet.engine_args) == given
+    assert fleet.env == {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}

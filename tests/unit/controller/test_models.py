@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -328,6 +329,18 @@ def test_adapters_may_come_from_where_the_spec_says() -> None:
 
     assert told() == told(lora={}) == []
     assert told(lora={"sources": ["s3://a/", "https://b/c"]}) == ["s3://a/", "https://b/c"]
+
+
+def test_sidecar_engine_and_gateways_are_told_of_one_bound_of_adapters() -> None:
+    spec = spec_of(lora={"maxLoras": 2, "maxCpuLoras": 5})
+    made = template(OWNER, spec, spec.variants[0], IMAGES)
+    [runtime] = made["spec"]["initContainers"]
+    assert runtime["args"][runtime["args"].index("--adapters") + 1] == "5"
+    assert "engine.max_cpu_loras=5" in made["spec"]["containers"][0]["args"]
+    assert json.loads(made["annotations"]["headrace.dev/endpoint"])["adapter_room"] == 5
+    none = template(OWNER, spec_of(), spec_of().variants[0], IMAGES)
+    assert "--adapters" not in none["spec"]["initContainers"][0]["args"]
+    assert "adapter_room" not in json.loads(none["annotations"]["headrace.dev/endpoint"])
 
 
 def test_cards_are_asked_for_and_dealt_to_nodes() -> None:

@@ -45,17 +45,21 @@ class Engine(AdapterCalls):
         self.unloads: list[str] = []
         self.error: HeadraceError | None = None
         self.go: asyncio.Event | None = None
+        self.full = False
 
     async def load(self, spec: AdapterSpec) -> LoadedAdapter:
         self.loads.append(spec.name)
         if self.go is not None:
             await self.go.wait()
+        if self.full:
+            raise Overloaded("no more may be loaded")
         if self.error is not None:
             raise self.error
         return LoadedAdapter(spec.name, f"/cache/{spec.name}/{spec.source}")
 
     async def unload(self, name: ModelName) -> bool:
         self.unloads.append(name)
+        self.full = False
         return True
 
 
@@ -110,6 +114,7 @@ class Setting:
             telemetry=Telemetry(CollectorRegistry()),
         )
         self.told = 0
+        self.views: tuple[EndpointView, ...] = (view(A), view(B))
         self.adapters.changed = self._changed
         self.adapters.apply()
 
@@ -118,7 +123,8 @@ class Setting:
         self.look()
 
     def look(self, *views: EndpointView) -> None:
-        seen = self.adapters.seen(views or (view(A), view(B)))
+        self.views = views or self.views
+        seen = self.adapters.seen(self.views)
         self.router.set_endpoints(seen, self.clock.now_s())
 
     @property
@@ -269,3 +275,31 @@ def test_two_adapters_of_one_name_are_refused() -> None:
     entry = AdapterEntry(name="x", base="m", source="file:///x")
     with pytest.raises(ValueError, match="2 adapters are called 'x'"):
         AdapterSettings(known=(entry, entry))
+
+
+async def test_an_endpoint_with_a_bound_of_its_own_gives_up_one_for_the_next() -> None:
+    s = Setting(spec(X), spec(Y), spec(Z))
+    s.look(replace(view(A), adapter_room=2))
+    for name in (X, Y, Z):
+        s.clock.at_s += 1.0
+        await s.ensure(name)
+    assert s.engine().unloads == [X]
+
+
+async def test_where_another_gateway_filled_an_endpoint_one_of_its_adapters_gives_way() -> None:
+    s = Setting(spec(X), spec(Y))
+    s.look(view(A, M, Y), view(B))
+    s.engine().full = True
+    await s.ensure(X)
+    assert s.engine().unloads == [Y]
+    assert s.engine().loads == [X, X]
+    assert s.adapters.ready(s.a, X)
+
+
+async def test_what_nobody_here_knows_does_not_give_way() -> None:
+    s = Setting(spec(X))
+    s.look(view(A, M, Y), view(B))
+    s.engine().full = True
+    with pytest.raises(Overloaded):
+        await s.ensure(X)
+    assert s.engine().unloads == []

@@ -89,3 +89,13 @@ def test_idle_ones_are_parked_only_where_that_is_asked_for() -> None:
     parking = replace(LIMITS, park_after_s=600.0)
     assert plan(book, views, ours, 500.0, parking) == []
     assert plan(book, views, ours, 900.0, parking) == [Step(A, X, load=False)]
+
+
+def test_an_endpoint_with_a_bound_of_its_own_is_given_no_more() -> None:
+    small = replace(view(A, M, X, Y), adapter_room=1)
+    book, ours = setting(small, specs=[spec(X), spec(Y)])
+    [step] = plan(book, (small,), ours, 0.0, LIMITS)
+    assert (step.endpoint_id, step.load) == (A, False)
+    views = (replace(view(A, M, Y), adapter_room=1), replace(view(B, M), adapter_room=1))
+    book, ours = setting(*views, specs=[spec(X, 2), spec(Y)])
+    assert plan(book, views, ours, 0.0, LIMITS) == [Step(B, X, load=True)]

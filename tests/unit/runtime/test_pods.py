@@ -51,6 +51,7 @@ def test_all_that_a_pod_says_reaches_the_router() -> None:
         "kv_events_port": 5557,
         "models": ["llama", "llama-it"],
         "simulated": True,
+        "adapter_room": 12,
         "speed": {"prefill_tokens_per_s": 100.5, "kv_tokens": 7},
         "of_a_later_version": {"x": 1},
     }
@@ -58,6 +59,7 @@ def test_all_that_a_pod_says_reaches_the_router() -> None:
     assert view is not None
     assert view.kv_events == KvEventSource("tcp://10.1.2.3:5557")
     assert view.runtime_url == "http://10.1.2.3:8081"
+    assert view.adapter_room == 12
     assert view.models == ("llama", "llama-it")
     assert view.role is Role.DECODE
     assert view.simulated
