@@ -3,36 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import groupby
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Final
 
 from controller.api.base import API_VERSION
 from controller.api.model_service import KIND
 from controller.models.state import Action, Apply, Create, Delete, Object, SetStatus, Tell
+from controller.recent import Recent
 from controller.sight import OWNED
+from controller.statuses import Statuses
 from headrace.core.clock import Clock
-from headrace.service.kube.errors import KubeConflict, KubeExists, KubeNotFound
+from headrace.service.kube.errors import KubeConflict, KubeExists
 from headrace.service.kube.events import Recorder
-from headrace.service.kube.resource import (
-    MODEL_SERVICES,
-    PODS,
-    RAY_CLUSTERS,
-    Key,
-    Resource,
-    key_of,
-)
+from headrace.service.kube.resource import PODS, RAY_CLUSTERS, Key, Resource, key_of
 from headrace.service.kube.writes import Writes
 
 KINDS: Final[Mapping[str, Resource]] = MappingProxyType(
     {resource.kind: resource for resource in OWNED}
 )
-
-UNSEEN_S: Final = 30.0
-"""How long a write that no watch has shown yet is trusted to have happened."""
 
 REPLICAS: Final = frozenset({PODS.kind, RAY_CLUSTERS.kind})
 
@@ -40,58 +31,18 @@ AT_ONCE: Final = 8
 """Most replicas of one service that are made, or told to go, side by side. Every worker may do as
 much: together they stay near the connections that the client opens."""
 
-UNSEEN: Final = 65_536
-"""Most such writes remembered."""
-
-
-class Recent:
-    """Writes that the caches may not show yet, so that they are not made twice.
-
-    Making them twice would do no harm, as names and uids are in them; it would cost calls.
-    """
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._made: OrderedDict[Hashable, tuple[float, object]] = OrderedDict()
-
-    def is_made(self, what: Hashable, value: object = None) -> bool:
-        """Whether this very thing was written a moment ago."""
-        at_s, written = self._made.get(what, (float("-inf"), None))
-        return self._clock.now_s() - at_s < UNSEEN_S and written == value
-
-    @contextmanager
-    def making(self, what: Hashable, value: object = None) -> Iterator[None]:
-        """Remember the write that is made in this block, unless it fails.
-
-        It is remembered from the start: a watch may show it, and what it was may have gone again,
-        before its answer has been read.
-        """
-        self.made(what, value)
-        try:
-            yield
-        except BaseException:
-            self.forget(what)
-            raise
-
-    def made(self, what: Hashable, value: object = None) -> None:
-        """Remember a write."""
-        self._made[what] = (self._clock.now_s(), value)
-        self._made.move_to_end(what)
-        while len(self._made) > UNSEEN:
-            self._made.popitem(last=False)
-
-    def forget(self, what: Hashable) -> None:
-        """Take note that it has to be made again, should it be wanted."""
-        self._made.pop(what, None)
-
 
 class Acting:
-    """Does what decisions say, in their order; one owner."""
+    """Does what decisions say, in their order; one owner.
+
+    Statuses are left to ``statuses``, which must run for them to be written.
+    """
 
     def __init__(self, writes: Writes, recorder: Recorder, clock: Clock) -> None:
         self._writes = writes
         self._recorder = recorder
         self._recent = Recent(clock)
+        self.statuses = Statuses(writes, self._recent, clock)
 
     async def act(self, service: Object, actions: tuple[Action, ...]) -> None:
         """Carry out what was decided about one service.
@@ -117,7 +68,7 @@ class Acting:
             case Delete(kind, name, uid):
                 await self._delete(KINDS[kind], (key_of(service)[0], name), uid)
             case SetStatus(status):
-                await self._set_status(service, status)
+                self.statuses.leave(service, status)
             case Tell():
                 self._tell(service, action)
 
@@ -148,21 +99,6 @@ class Acting:
             return
         with self._recent.making(what), suppress(KubeConflict):  # another of that name is there
             await self._writes.delete(resource, *key, uid=uid)
-
-    async def _set_status(self, service: Object, status: Object) -> None:
-        namespace, name = key_of(service)
-        what = ("status", KIND, (namespace, name))
-        if self._recent.is_made(what, status):
-            return
-        body: dict[str, Any] = {
-            "apiVersion": API_VERSION,
-            "kind": KIND,
-            "metadata": {"namespace": namespace, "name": name, "uid": service["metadata"]["uid"]},
-            "status": dict(status),
-        }
-        # It may be gone, or be another one by now.
-        with suppress(KubeNotFound, KubeConflict), self._recent.making(what, status):
-            await self._writes.apply_status(MODEL_SERVICES, body)
 
     def _tell(self, service: Object, told: Tell) -> None:
         """Tell it once, though it is decided again until a watch shows the status that says it."""

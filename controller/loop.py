@@ -78,6 +78,7 @@ class Loop:
             reasons = [str(problem) for problem in problems]
             _log.warning("bad_spec", namespace=key[0], service=key[1], problems=reasons)
             return None
+        service = self._acting.statuses.known(service)
         uid = service["metadata"]["uid"]
         others = [
             (kind.kind, obj)

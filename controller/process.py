@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -31,7 +30,7 @@ from headrace.service.kube.api import Api
 from headrace.service.kube.connect import open_api, served
 from headrace.service.kube.events import Recorder
 from headrace.service.kube.lease import Terms
-from headrace.service.kube.lease_shell import Elector, KubeLeases
+from headrace.service.kube.lease_shell import Elector, KubeLeases, own_name
 from headrace.service.kube.resource import Key
 from headrace.service.kube.workqueue_shell import WorkLimits, WorkQueue
 from headrace.service.kube.writes import Writes
@@ -108,18 +107,21 @@ async def run_controller(
             tasks.start(name, watch, restart=EVER)
         tasks.start("gauges", gauges.run, restart=EVER)
         tasks.start("events", recorder.run, restart=EVER)
-        tasks.start("lead", lambda: leading.run(lambda: _work(sight, queue, telling)), restart=EVER)
+        tasks.start(
+            "lead", lambda: leading.run(lambda: _work(sight, queue, acting, telling)), restart=EVER
+        )
         ready(url)
         await stop.wait()
 
 
-async def _work(sight: Sight, queue: WorkQueue[Key], telling: Telling) -> None:
+async def _work(sight: Sight, queue: WorkQueue[Key], acting: Acting, telling: Telling) -> None:
     """Begin with every service, once all has been seen: another may have led before us."""
     await sight.synced()
     for key in sight.services.items:
         queue.add(key)
     async with asyncio.TaskGroup() as group:
         group.create_task(queue.run())
+        group.create_task(acting.statuses.run())
         group.create_task(telling.run())
 
 
@@ -133,10 +135,9 @@ class _Leading:
         if settings.lease.enabled:
             lease = settings.lease
             namespace = lease.namespace or _own_namespace()
-            me = f"{os.uname().nodename}-{uuid.uuid4().hex[:8]}"
             self._elector = Elector(
                 KubeLeases(api, namespace, lease.name),
-                me,
+                own_name(),
                 Terms(lease.duration_s, lease.duration_s * 2 / 3, lease.renew_s),
                 clock,
                 rng,

@@ -77,8 +77,10 @@ class Stage:
         await self.ends.aclose()
 
 
-async def measure(cluster: Cluster, services: int, console: Console) -> dict[str, float]:
-    """Run every phase; return the figures."""
+async def measure(
+    cluster: Cluster, services: int, console: Console, *, storm_only: bool
+) -> dict[str, float]:
+    """Run every phase, or none that the storm can do without; return the figures."""
     keys = [(f"bench-{index % NAMESPACES}", f"service-{index}") for index in range(services)]
     nodes = -(-services * REPLICAS // PODS_PER_NODE)
     figures: dict[str, float] = {
@@ -105,25 +107,30 @@ async def measure(cluster: Cluster, services: int, console: Console) -> dict[str
         making = Writes(api, MADE_PER_S, 1, most_wait_s=600.0)
         bench = Bench(api, making, Writes(api, 10_000.0, 10_000), seen, Random(SEED))
         stage = Stage(cluster, kubeconfig, stack)
-        await _phases(bench, stage, keys, found)
+        await _phases(bench, stage, keys, found, storm_only=storm_only)
     return figures
 
 
-async def _phases(bench: Bench, stage: Stage, keys: list[Key], found: Any) -> None:
+async def _phases(
+    bench: Bench, stage: Stage, keys: list[Key], found: Any, *, storm_only: bool
+) -> None:
     counting = await stage.start()
     assert stage.child is not None
     await asyncio.to_thread(stage.child.wait_ready, f"{counting.url}/readyz")
     found({"setup.rss_mib": stage.child.rss_bytes() / report.MIB})
     found(report.converged(await converge(bench, counting, keys, REPLICAS)))
     found({"converge.rss_mib": stage.child.rss_bytes() / report.MIB})
-    found(report.rested(await rest(bench, counting, REST_S)))
-    found(report.changed(await _changes(bench, counting, keys)))
+    if not storm_only:
+        found(report.rested(await rest(bench, counting, REST_S)))
+        found(report.changed(await _changes(bench, counting, keys)))
     storm = await change(bench, counting, keys, lambda _: {"spec": {"replicas": 11}}, 0.0)
     found(report.storm(storm))
     sums = await counting.now()
     found({"all.writes": sums.writes, "all.writes_served": sums.served})
     found({"all.rss_mib": stage.child.rss_bytes() / report.MIB, "all.cpu_s": sums.cpu_s})
     await stage.stop()
+    if storm_only:
+        return
     served = await asyncio.to_thread(writes_served, stage.cluster)
     found(report.restarted(await restart(bench, stage.start, served, REST_S)))
     found({"restart.rss_mib": stage.child.rss_bytes() / report.MIB})
@@ -146,15 +153,17 @@ async def _changes(bench: Bench, counting: Counting, keys: list[Key]) -> dict[st
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.controller", description=__doc__)
     parser.add_argument("--services", type=int, default=SERVICES, help="other numbers: not kept")
-    services = parser.parse_args().services
+    parser.add_argument("--storm", action="store_true", help="this phase only: not kept")
+    given = parser.parse_args()
+    services = given.services
     lacking = missing()
     if lacking:
         print(lacking, file=sys.stderr)
         return 1
     console = Console()
     with tempfile.TemporaryDirectory() as folder, running_cluster(Path(folder) / "kube", 0) as it:
-        figures = uvloop.run(measure(it, services, console))
-    if services == SERVICES:
+        figures = uvloop.run(measure(it, services, console, storm_only=given.storm))
+    if services == SERVICES and not given.storm:
         write_result(
             Result(
                 name="controller",

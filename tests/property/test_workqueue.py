@@ -6,7 +6,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from headrace.service.kube.workqueue import Backoff, Queue
+from headrace.service.kube.backoff import Backoff
+from headrace.service.kube.workqueue import Queue
 
 KEYS = st.sampled_from("abcd")
 BACKOFF = Backoff(1.0, 4.0)

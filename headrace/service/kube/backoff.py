@@ -8,7 +8,7 @@ from random import Random
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Waits that double up to a limit, and differ between those who wait.
+    """Waits that double up to a limit.
 
     Attributes:
         first_s: After one failure.
@@ -19,7 +19,10 @@ class Backoff:
     first_s: float
     most_s: float
 
+    def full_s(self, failures: int) -> float:
+        """Return the longest wait after ``failures`` >= 1 in a row."""
+        return min(self.most_s, self.first_s * 2.0 ** min(failures - 1, 60))
+
     def wait_s(self, failures: int, rng: Random) -> float:
-        """Return a wait after ``failures`` >= 1 in a row: between half of it and all of it."""
-        full_s = min(self.most_s, self.first_s * 2.0 ** min(failures - 1, 30))
-        return full_s * rng.uniform(0.5, 1.0)
+        """Return a wait between half of that and all of it, for many who failed at one moment."""
+        return self.full_s(failures) * rng.uniform(0.5, 1.0)

@@ -8,28 +8,11 @@ from __future__ import annotations
 import heapq
 from collections import OrderedDict
 from collections.abc import Hashable
-from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
+from headrace.service.kube.backoff import Backoff
+
 K = TypeVar("K", bound=Hashable)
-
-
-@dataclass(frozen=True, slots=True)
-class Backoff:
-    """How long a key that failed waits; doubles with each failure in a row.
-
-    Attributes:
-        first_s: After the first.
-        most_s: Longest.
-
-    """
-
-    first_s: float = 0.1
-    most_s: float = 60.0
-
-    def wait_s(self, failures: int) -> float:
-        """Return the wait after so many failures in a row, at least one."""
-        return min(self.most_s, self.first_s * 2.0 ** min(failures - 1, 60))
 
 
 _STALE: Final = 64
@@ -121,7 +104,7 @@ class Queue(Generic[K]):
         """End work on a key that failed; it comes back by itself, in the seconds returned."""
         failures = self._failures.get(key, 0) + 1
         self._failures[key] = failures
-        wait_s = self._backoff.wait_s(failures)
+        wait_s = self._backoff.full_s(failures)  # whose turns differ already
         self._end(key)
         self.add_at(key, now_s + wait_s)
         return wait_s

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable
-from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
 
 from headrace.core.clock import Clock
 from headrace.core.errors import HeadraceError
-from headrace.service.kube.workqueue import Backoff, Queue
+from headrace.service.kube.backoff import Backoff
+from headrace.service.kube.workqueue import Queue
 from headrace.service.log import get_logger
 
 _log = get_logger("workqueue")
 
 K = TypeVar("K", bound=Hashable)
+
+_BACKOFF: Final = Backoff(first_s=0.1, most_s=60.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,7 @@ class WorkLimits:
 
     workers: int = 4
     one_s: float = 60.0
-    backoff: Backoff = field(default_factory=Backoff)
+    backoff: Backoff = _BACKOFF
 
 
 @dataclass(slots=True)

@@ -14,15 +14,20 @@ from headrace.service.clock import RealClock
 from headrace.service.kube.api import Api, Call
 from headrace.service.kube.bucket import TokenBucket
 from headrace.service.kube.errors import KubeNotFound, KubeThrottled
-from headrace.service.kube.resource import Object, Resource, key_of, version_of
+from headrace.service.kube.resource import EVENTS, Object, Resource, key_of, version_of
 
 FIELD_MANAGER: Final = "headrace-controller"
 
 Propagation = Literal["Background", "Foreground", "Orphan"]
 
+LATE_S: Final = 10.0
+"""Longest that what only tells people gives way to what changes something."""
+
 
 class Writes:
     """Changes objects. Every method raises ``KubeError``.
+
+    Statuses and events only tell: they give way to everything else for ``LATE_S``, then take turns.
 
     Args:
         api: The client.
@@ -134,13 +139,28 @@ class Writes:
     async def _send(
         self, call: Call, body: Mapping[str, Any], params: Mapping[str, str]
     ) -> dict[str, Any]:
+        if call.subresource == "status" or call.resource == EVENTS:
+            await self._give_way()
+        else:
+            await self._take_turn()
+        return await self._api.send(call, body, params)
+
+    async def _give_way(self) -> None:
+        late_s = self._clock.now_s() + LATE_S
+        while (now_s := self._clock.now_s()) < late_s:
+            wait_s = self._bucket.spare(now_s)
+            if not wait_s:
+                return
+            await self._clock.sleep(min(wait_s, late_s - now_s))
+        await self._take_turn()
+
+    async def _take_turn(self) -> None:
         wait_s = self._bucket.take(self._clock.now_s(), self._most_wait_s)
         if wait_s is None:
             message = f"more than {self._most_wait_s:g} s of writes wait already"
             raise KubeThrottled(message, retry_after_s=self._most_wait_s)
         if wait_s:
             await self._clock.sleep(wait_s)
-        return await self._api.send(call, body, params)
 
 
 def _typed(resource: Resource, obj: Object) -> dict[str, Any]:

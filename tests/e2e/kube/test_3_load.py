@@ -142,7 +142,7 @@ def _kill_leader(stack: Stack) -> None:
     at = ("-o", "jsonpath={.spec.holderIdentity}")
     [lease] = stack.cluster.kubectl("-n", NAMESPACE, "get", "leases", "-o", "name").split()
     holder = stack.cluster.kubectl("-n", NAMESPACE, "get", lease, *at)
-    pod = holder.rpartition("-")[0]
+    pod = holder.rpartition("_")[0]  # as ``own_name`` makes it; no host's name has an underscore
     if pod:
         stack.cluster.kubectl(
             *("-n", NAMESPACE, "delete", "pod", pod, "--force", "--grace-period=0"),

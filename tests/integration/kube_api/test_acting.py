@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
-from controller.acting import UNSEEN_S, Acting, batches
+from controller.acting import Acting, batches
 from controller.models.state import Create, Delete, SetStatus, Tell
+from controller.recent import UNSEEN_S
 from headrace.service.kube.api import Api
 from headrace.service.kube.errors import KubeFailed, KubeForbidden
 from headrace.service.kube.events import Recorder
@@ -161,3 +164,68 @@ async def test_a_failure_in_a_batch_leaves_the_others_of_it_made_and_ends_there(
     assert len(kube.store.all(PODS)) == 2
     await acting.act(service, (*rest, SetStatus({"replicas": 8})))
     assert len(kube.store.all(PODS)) == 8
+
+
+@asynccontextmanager
+async def _writing(acting: Acting) -> AsyncIterator[None]:
+    running = asyncio.create_task(acting.statuses.run())
+    try:
+        async with asyncio.timeout(5.0):
+            yield
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def _written(kube: FakeKube, acting: Acting) -> dict[str, Any]:
+    while len(acting.statuses):  # noqa: ASYNC110 -- the answer is read after the store has changed
+        await asyncio.sleep(0.005)
+    found: dict[str, Any] = kube.store.all(MODEL_SERVICES)["ns", "m"].get("status", {})
+    return found
+
+
+async def test_of_several_statuses_only_the_latest_is_written_and_once(
+    acting: Acting, service: dict[str, Any], kube: FakeKube, written: Callable[[], int]
+) -> None:
+    for ready in (1, 2, 3):
+        await acting.act(service, (SetStatus({"readyReplicas": ready}),))
+    assert written() == 0
+    async with _writing(acting):
+        assert await _written(kube, acting) == {"readyReplicas": 3}
+        assert written() == 1
+        await acting.act(service, (SetStatus({"readyReplicas": 3}),))
+        assert await _written(kube, acting) == {"readyReplicas": 3}
+        assert written() == 1, "no watch has shown it yet, but it is there"
+
+
+async def test_what_a_service_remembers_counts_before_it_is_written(
+    acting: Acting, service: dict[str, Any], kube: FakeKube
+) -> None:
+    assert acting.statuses.known(service) == service
+    await acting.act(service, (SetStatus({"readyReplicas": 1}),))
+    assert acting.statuses.known(service)["status"] == {"readyReplicas": 1}
+    another = {**service, "metadata": {**service["metadata"], "uid": "of another"}}
+    assert acting.statuses.known(another) == another
+    async with _writing(acting):
+        await _written(kube, acting)
+    assert acting.statuses.known(service) == service
+
+
+async def test_a_status_that_failed_is_written_again_and_one_of_nobody_is_dropped(
+    acting: Acting, service: dict[str, Any], kube: FakeKube
+) -> None:
+    kube.fail(1, 500, plural="modelservices")
+    gone = {"metadata": {"namespace": "ns", "name": "gone", "uid": "u"}}
+    await acting.act(service, (SetStatus({"readyReplicas": 1}),))
+    await acting.act(gone, (SetStatus({"readyReplicas": 1}),))
+    async with _writing(acting):
+        assert await _written(kube, acting) == {"readyReplicas": 1}
+
+
+async def test_who_leads_no_more_remembers_no_status(
+    acting: Acting, service: dict[str, Any]
+) -> None:
+    async with _writing(acting):
+        await asyncio.sleep(0)
+        await acting.act(service, (SetStatus({"readyReplicas": 1}),))
+    assert acting.statuses.known(service) == service

@@ -11,8 +11,8 @@ from headrace.service.kube.connect import Api
 from headrace.service.kube.errors import KubeThrottled
 from headrace.service.kube.event_log import EventLimits
 from headrace.service.kube.events import Recorder
-from headrace.service.kube.resource import CONFIG_MAPS, EVENTS, NAMESPACES
-from headrace.service.kube.writes import Writes
+from headrace.service.kube.resource import CONFIG_MAPS, EVENTS, MODEL_SERVICES, NAMESPACES
+from headrace.service.kube.writes import LATE_S, Writes
 from tests.integration.kube_api.conftest import LIMIT_S, config_map
 from tests.support.fake_kube import FakeKube
 
@@ -119,3 +119,22 @@ async def test_an_event_that_the_server_forgot_is_told_anew(kube: FakeKube, api:
         assert "series" not in second
     finally:
         running.cancel()
+
+
+async def test_statuses_give_way_to_all_else_but_not_for_ever(kube: FakeKube, api: Api) -> None:
+    class Ticking(StillClock):
+        async def sleep(self, delay_s: float) -> None:
+            await super().sleep(delay_s)
+            self.at_s += delay_s
+
+    clock = Ticking()
+    obj = kube.put(MODEL_SERVICES, {"metadata": {"namespace": "ns", "name": "m"}, "spec": {}})
+    writes = Writes(api, qps=1, burst=40, most_wait_s=30.0, clock=clock)
+    for number in range(45):
+        await writes.create(CONFIG_MAPS, config_map(f"c{number}"))
+    assert clock.at_s == pytest.approx(5.0)
+    await writes.apply_status(MODEL_SERVICES, {**obj, "status": {"replicas": 1}})
+    assert clock.at_s == pytest.approx(5.0 + LATE_S), "half the burst was not there again"
+    before_s = clock.at_s
+    await writes.create(CONFIG_MAPS, config_map("d"))
+    assert clock.at_s == before_s

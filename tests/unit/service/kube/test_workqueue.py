@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from headrace.service.kube.workqueue import Backoff, Queue
+from headrace.service.kube.backoff import Backoff
+from headrace.service.kube.workqueue import Queue
 
 
 def queue() -> Queue[str]:
@@ -102,7 +103,7 @@ def test_work_that_was_broken_off_is_still_to_be_done_and_failures_are_kept() ->
 
 
 def test_a_wait_stays_bounded_however_many_failures_there_were() -> None:
-    assert Backoff(0.1, 60.0).wait_s(10_000) == 60.0
+    assert Backoff(0.1, 60.0).full_s(10_000) == 60.0
 
 
 def test_times_that_are_out_of_date_do_not_pile_up() -> None:

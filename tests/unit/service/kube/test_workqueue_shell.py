@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from headrace.service.kube.workqueue import Backoff
+from headrace.service.kube.backoff import Backoff
 from headrace.service.kube.workqueue_shell import WorkLimits, WorkQueue
 from tests.support.virtual_time import VirtualClock, run_virtual
 
