@@ -6,14 +6,12 @@ The composition root of the gateway: opens sockets, starts tasks.
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Protocol, cast
+from typing import Protocol
 
 import aiohttp
-import uvicorn
 from prometheus_client import CollectorRegistry
 
 from gateway.accounting import Accounts, LineWriter
@@ -41,7 +39,7 @@ from headrace.runtime.discovery import EndpointSource
 from headrace.service.clock import RealClock
 from headrace.service.http import HttpLimits, make_session
 from headrace.service.lines import FLUSH_S
-from headrace.service.listening import listen
+from headrace.service.listening import ServerLimits, listen, serve
 from headrace.service.tasks import Restart, Tasks
 from headrace.service.telemetry import Telemetry
 from kvcache.scheme import Guesses
@@ -121,7 +119,15 @@ async def run_gateway(  # noqa: PLR0913 -- what a gateway is made of
                 tasks.start(name, work, restart=Restart())
             if lines is not None:
                 tasks.start("lines", lambda: _flush(lines), restart=Restart())
-            await _listen(Gateway(service, cold), fronts, settings, listener, ready, stop)
+            limits = settings.limits
+            await serve(
+                Gateway(service, cold),
+                listener,
+                ServerLimits(limits.connections, settings.drain_s, limits.keepalive_s),
+                ready=ready,
+                stop=stop,
+                protocol=fronts.protocol,
+            )
     finally:
         listener.close()
         await loading.close()
@@ -196,63 +202,6 @@ def _following(settings: KvEventSettings) -> SubscriberSettings:
         check_up_s=settings.check_up_s,
         guesses=Guesses(seeds=settings.hash_seeds),
     )
-
-
-async def _listen(
-    app: Gateway,
-    fronts: Fronts,
-    settings: GatewaySettings,
-    listener: socket.socket,
-    ready: Callable[[str], None],
-    stop: asyncio.Event,
-) -> None:
-    """Run the HTTP server. Its phases are called one by one: it must not take our signals."""
-    config = uvicorn.Config(
-        app,
-        http="httptools",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        limit_concurrency=settings.limits.connections,
-        timeout_keep_alive=settings.limits.keepalive_s,
-        timeout_graceful_shutdown=max(1, round(settings.drain_s)),
-    )
-    config.load()
-    config.http_protocol_class = cast("type[asyncio.Protocol]", fronts.protocol)
-    server = uvicorn.Server(config)
-    server.lifespan = config.lifespan_class(config)
-    await server.startup(sockets=[listener])
-    host, port = listener.getsockname()[:2]
-    ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
-    ending = asyncio.create_task(_end(server, stop), name="gateway-stop")
-    try:
-        await server.main_loop()
-        await server.shutdown(sockets=[listener])
-    except asyncio.CancelledError:
-        await _cut(server)
-        raise
-    finally:
-        ending.cancel()
-
-
-async def _cut(server: uvicorn.Server) -> None:
-    """Stop at once: close every connection and let each request enter its outcome."""
-    for listening in server.servers:
-        listening.close()
-    tasks = list(server.server_state.tasks)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    for connection in list(server.server_state.connections):
-        connection.shutdown()
-
-
-async def _end(server: uvicorn.Server, stop: asyncio.Event) -> None:
-    await stop.wait()
-    server.should_exit = True
 
 
 async def _flush(lines: Lines) -> None:

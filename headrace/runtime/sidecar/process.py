@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -11,7 +10,6 @@ from random import Random
 from typing import Final
 
 import aiohttp
-import uvicorn
 from prometheus_client import CollectorRegistry
 
 from headrace.core.endpoint import EndpointView
@@ -30,7 +28,7 @@ from headrace.runtime.sidecar.metrics import RUNTIME_METRICS
 from headrace.runtime.sidecar.relay import Relay
 from headrace.service.clock import RealClock
 from headrace.service.http import HttpLimits, make_session
-from headrace.service.listening import listen
+from headrace.service.listening import ServerLimits, listen, serve
 from headrace.service.tasks import Restart, Tasks
 from headrace.service.telemetry import Telemetry
 
@@ -100,7 +98,10 @@ async def run_sidecar(
         tasks = await stack.enter_async_context(Tasks(clock))
         for name, work in works.items():
             tasks.start(name, work, restart=Restart())
-        await _listen(make_app(sidecar, registry, key), settings, listener, ready, stop)
+        app = make_app(sidecar, registry, key)
+        await serve(
+            app, listener, ServerLimits(settings.connections, STOP_S), ready=ready, stop=stop
+        )
 
 
 def _engine(settings: RuntimeSettings) -> EndpointView:
@@ -135,42 +136,3 @@ def _hold(store: ArtifactStore, paths: tuple[Path, ...]) -> list[Held]:
             raise ConfigError(f"hold: {path} is no complete artifact in artifacts.cache_dir")
         held.append(found)
     return held
-
-
-async def _listen(
-    app: object,
-    settings: RuntimeSettings,
-    listener: socket.socket,
-    ready: Callable[[str], None],
-    stop: asyncio.Event,
-) -> None:
-    """Run the HTTP server. Its phases are called one by one: it must not take our signals."""
-    config = uvicorn.Config(
-        app,  # type: ignore[arg-type]
-        http="httptools",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        limit_concurrency=settings.connections,
-        timeout_graceful_shutdown=STOP_S,
-    )
-    config.load()
-    server = uvicorn.Server(config)
-    server.lifespan = config.lifespan_class(config)
-    await server.startup(sockets=[listener])
-    host, port = listener.getsockname()[:2]
-    ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
-    ending = asyncio.create_task(_end(server, stop), name="sidecar-stop")
-    try:
-        await server.main_loop()
-        await server.shutdown(sockets=[listener])
-    finally:
-        ending.cancel()
-
-
-async def _end(server: uvicorn.Server, stop: asyncio.Event) -> None:
-    await stop.wait()
-    server.should_exit = True
