@@ -31,6 +31,10 @@ class AdapterCalls(Protocol):
         """Have it forget an adapter; False if it had none of that name."""
         ...
 
+    async def loaded(self) -> tuple[LoadedAdapter, ...]:
+        """Return the adapters that it has, in order of name."""
+        ...
+
 
 class AdapterHosts(Protocol):
     """Knows how each endpoint is told of adapters."""

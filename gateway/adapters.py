@@ -13,6 +13,7 @@ from itertools import zip_longest
 from typing import Final
 
 from gateway.adapter_hosts import AdapterHosts
+from gateway.adapter_orphans import Orphans
 from gateway.adapters_config import AdapterSettings
 from gateway.forward import ClientGone, Sink
 from headrace.core.adapter import AdapterSpec
@@ -85,6 +86,7 @@ class Adapters:
         self._loading: dict[_Key, tuple[AdapterSpec, asyncio.Task[None]]] = {}
         self._locks: dict[EndpointId, asyncio.Lock] = {}
         self._at_once = asyncio.Semaphore(settings.loads_at_once)
+        self._orphans = Orphans(self._book, source, hosts, clock)
         self._limits = AdapterLimits(settings.per_endpoint, settings.park_after_s)
         self._loads = telemetry.counter("headrace_adapter_loads_total")
         self._unloads = telemetry.counter("headrace_adapter_unloads_total")
@@ -203,6 +205,10 @@ class Adapters:
                 await self._unload(view, step.name, "cold" if spec else "removed")
             elif spec is not None and step.endpoint_id not in self.resting(step.name):
                 self._start(view, spec)
+        known = {view.endpoint_id: view for view in views}
+        for endpoint_id, name in await self._orphans.find(views, frozenset(self._loaded)):
+            if self._book.spec(name) is None:  # still, after the ones before it
+                await self._unload(known[endpoint_id], name, "orphaned")
         for view in views:
             count = sum(endpoint_id == view.endpoint_id for endpoint_id, _ in self._loaded)
             self._gauge.labels(view.endpoint_id).set(count)

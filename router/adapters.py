@@ -133,7 +133,7 @@ class AdapterBook:
         """Take the endpoints and the adapters that they say they have."""
         self._endpoints = {view.endpoint_id: self._known(view, now_s) for view in views}
         self._adapters = frozenset(
-            name for view in views for name in (*view.loadable, *_adapters_of(view))
+            name for view in views for name in (*view.loadable, *adapters_of(view))
         )
 
     def is_adapter(self, name: ModelName) -> bool:
@@ -299,7 +299,7 @@ class AdapterBook:
         return known
 
 
-def _adapters_of(view: EndpointView) -> list[ModelName]:
+def adapters_of(view: EndpointView) -> list[ModelName]:
     """Return the names that an endpoint says are adapters."""
     return [
         name

@@ -21,6 +21,11 @@ class AdapterSource(Protocol):
         """Return all of them, as now known, ordered by name."""
         ...
 
+    @property
+    def tells_all(self) -> bool:
+        """Whether an adapter that is not listed is wanted by nobody, here or elsewhere."""
+        ...
+
     async def changed(self) -> None:
         """Wait until the list differs from what it is at the moment of the call.
 
@@ -31,7 +36,12 @@ class AdapterSource(Protocol):
 
 
 class ListedAdapters(AdapterSource):
-    """A list that its one owner replaces; an equal one announces nothing."""
+    """A list that its one owner replaces; an equal one announces nothing.
+
+    Others may have other lists.
+    """
+
+    tells_all = False
 
     def __init__(self, specs: Iterable[AdapterSpec] = ()) -> None:
         self._specs = _ordered(specs)

@@ -32,12 +32,14 @@ MOST_CONFIG_BYTES: Final = 1 << 20
 class LoadedAdapter:
     """An adapter that an engine has.
 
-    ``digest`` is that of its files where they lie in our cache, else None.
+    ``digest`` is that of its files where they lie in our cache, else None. ``ours`` are those that
+    were loaded through us in this life of ours: the engine may have been started with others.
     """
 
     name: ModelName
     path: str
     digest: str | None = None
+    ours: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,7 @@ class AdapterHost:
         self._entering: set[str] = set()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._held: dict[str, Held] = {}
+        self._ours: dict[str, str] = {}  # paths by name
 
     async def loaded(self) -> tuple[LoadedAdapter, ...]:
         """Return the adapters that the engine has, in order of name, and hold just their files.
@@ -129,6 +132,8 @@ class AdapterHost:
         names = {adapter.name for adapter in adapters}
         for gone in self._held.keys() - names - self._entering:  # restarted, or evicted by itself
             self._hold(gone, None)
+        for gone in self._ours.keys() - names - self._entering:
+            del self._ours[gone]
         return tuple(adapters)
 
     async def load(self, spec: AdapterSpec) -> LoadedAdapter:
@@ -162,12 +167,12 @@ class AdapterHost:
         """
         async with self._lock(name):
             if all(adapter.name != name for adapter in await self._in_engine()):
-                self._hold(name, None)
+                self._forget(name)
                 return False
             why = await self._ask(self._dialect.unload(name))
             if why is not None and any(one.name == name for one in await self._in_engine()):
                 raise EngineRefused(f"unloading {name}: {why}")
-            self._hold(name, None)
+            self._forget(name)
             _log.info("adapter_unloaded", adapter=name)
             return True
 
@@ -222,13 +227,15 @@ class AdapterHost:
             files.release()
             raise
         self._hold(spec.name, files)
-        return LoadedAdapter(spec.name, str(files.path), files.digest)
+        return self._adapter(spec.name, str(files.path), files.digest)
 
     async def _tell(self, spec: AdapterSpec, path: Path, *, replaced: bool) -> None:
         for call in self._dialect.load(spec.name, str(path), replaced=replaced):
             why = await self._ask(call)
             if why is not None:
                 raise _refused(spec, why)
+        if not replaced or spec.name in self._ours:  # what it was started with stays its own
+            self._ours[spec.name] = str(path)
         _log.info("adapter_loaded", adapter=spec.name, path=str(path), replaced=replaced)
 
     async def _ask(self, call: Call) -> str | None:
@@ -242,8 +249,11 @@ class AdapterHost:
         found = []
         for name, files in zip(served.names, served.files, strict=True):
             if files is not None and files.parent is not None:
-                found.append(LoadedAdapter(name, files.root, self._digest(name, files.root)))
+                found.append(self._adapter(name, files.root, self._digest(name, files.root)))
         return sorted(found, key=lambda adapter: adapter.name)
+
+    def _adapter(self, name: ModelName, path: str, digest: str | None) -> LoadedAdapter:
+        return LoadedAdapter(name, path, digest, self._ours.get(name) == path)
 
     def _digest(self, name: str, path: str) -> str | None:
         """Return the digest of what lies at a path, asking the cache only for what is new to us."""
@@ -255,6 +265,10 @@ class AdapterHost:
             return None
         found.release()
         return found.digest
+
+    def _forget(self, name: str) -> None:
+        self._hold(name, None)
+        self._ours.pop(name, None)
 
     def _hold(self, name: str, files: Held | None) -> None:
         before = self._held.pop(name, None)

@@ -80,6 +80,13 @@ class AdapterObjects(AdapterSource):
         await self._list.changed()
 
     @property
+    @override
+    def tells_all(self) -> bool:
+        """Whether the list is of all objects, and as fresh as the API server's answers."""
+        away = self._adapters.away or self._services.away
+        return self._synced.is_set() and not away
+
+    @property
     def problems(self) -> Mapping[Key, Claim]:
         """The objects that are not served, and why."""
         return MappingProxyType(self._problems)

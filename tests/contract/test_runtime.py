@@ -136,7 +136,7 @@ async def beside(program: Program, tmp_path: Path) -> AsyncIterator[Beside]:
         client = SidecarClient(http, at)
         await until(client.ready)
         yield Beside(program, url, at, client, http, tmp_path / "kept")
-        for adapter in await client.adapters():
+        for adapter in await client.loaded():
             await client.unload(adapter.name)
 
 
@@ -169,7 +169,7 @@ async def test_tokens_are_counted_under_our_names(beside: Beside) -> None:
 async def test_an_adapter_is_loaded_listed_serves_and_is_unloaded(beside: Beside) -> None:
     plain = await beside.says(beside.program.model)
     loaded = await beside.load("ad", beside.keep("ad"))
-    assert await beside.client.adapters() == (loaded,)
+    assert await beside.client.loaded() == (loaded,)
     assert loaded.digest is not None
     called = beside.program.called("ad")
     assert await beside.says(called) != plain
@@ -177,7 +177,7 @@ async def test_an_adapter_is_loaded_listed_serves_and_is_unloaded(beside: Beside
     assert await beside.says(beside.program.model) == plain
     assert await beside.client.unload(ModelName("ad"))
     assert not await beside.client.unload(ModelName("ad"))
-    assert await beside.client.adapters() == ()
+    assert await beside.client.loaded() == ()
 
 
 async def test_another_version_takes_the_place_of_the_one_before_with_nothing_of_its_kv(
@@ -189,7 +189,7 @@ async def test_another_version_takes_the_place_of_the_one_before_with_nothing_of
     assert await beside.says(called) == before
     new = await beside.load("ad", beside.keep("ad", seed=2))
     assert new.path != old.path
-    assert await beside.client.adapters() == (new,)
+    assert await beside.client.loaded() == (new,)
     after = await beside.says(called)
     assert after != before
     await beside.client.unload(ModelName("ad"))
@@ -204,7 +204,7 @@ async def test_what_is_no_adapter_is_the_callers_mistake_and_leaves_nothing(
     with pytest.raises(InvalidRequest) as raised:
         await beside.load("missing", source)
     assert raised.value.field == "source"
-    assert await beside.client.adapters() == ()
+    assert await beside.client.loaded() == ()
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ async def test_a_rank_that_the_engine_was_not_started_for_is_named(beside: Besid
     with pytest.raises(InvalidRequest, match=str(MOST_RANK)) as raised:
         await beside.load("wide", beside.keep("wide", rank=2 * MOST_RANK))
     assert raised.value.field == "rank"
-    assert await beside.client.adapters() == ()
+    assert await beside.client.loaded() == ()
 
 
 async def test_a_drain_ends_after_the_last_token(beside: Beside) -> None:

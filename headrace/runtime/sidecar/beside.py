@@ -216,4 +216,4 @@ class Sidecar:
 
 
 def _told(adapter: LoadedAdapter) -> AdapterReply:
-    return AdapterReply(adapter.name, adapter.path, adapter.digest)
+    return AdapterReply(adapter.name, adapter.path, adapter.digest, adapter.ours)

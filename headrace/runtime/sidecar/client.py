@@ -65,7 +65,7 @@ class SidecarClient:
         """Return all that the sidecar knows."""
         return await self._get("/state", StateReply, self._timeout_s)
 
-    async def adapters(self) -> tuple[LoadedAdapter, ...]:
+    async def loaded(self) -> tuple[LoadedAdapter, ...]:
         """Return the adapters that the engine has, in order of name."""
         return tuple(map(_adapter, (await self.adapters_told()).adapters))
 
@@ -130,7 +130,7 @@ def _read(reply: tuple[int, bytes], kind: type[T]) -> T:
 
 
 def _adapter(reply: AdapterReply) -> LoadedAdapter:
-    return LoadedAdapter(ModelName(reply.name), reply.path, reply.digest)
+    return LoadedAdapter(ModelName(reply.name), reply.path, reply.digest, reply.ours)
 
 
 def _path(name: str) -> str:

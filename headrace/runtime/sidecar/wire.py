@@ -33,11 +33,12 @@ class PutAdapter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AdapterReply(msgspec.Struct, frozen=True):
-    """One adapter that the engine has."""
+    """One adapter that the engine has; ``ours`` if it was loaded through this sidecar."""
 
     name: str
     path: str
     digest: str | None = None
+    ours: bool = False
 
 
 class FailureReply(msgspec.Struct, frozen=True):

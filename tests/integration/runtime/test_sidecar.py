@@ -144,7 +144,7 @@ async def test_adapters_are_loaded_from_an_artifact_listed_and_unloaded(
     loaded = await sidecar.client.load(spec(server, "org/ad", rank=8))
     assert loaded.digest is not None
     assert await asyncio.to_thread((Path(loaded.path) / "adapter_config.json").read_bytes)
-    assert await sidecar.client.adapters() == (loaded,)
+    assert await sidecar.client.loaded() == (loaded,)
     reply = await sidecar.post(
         "/v1/completions", {"model": "org/ad", "prompt": [1, 2, 3], "max_tokens": 2}
     )
@@ -154,7 +154,7 @@ async def test_adapters_are_loaded_from_an_artifact_listed_and_unloaded(
     assert len(server.asked) == asked
     assert await sidecar.client.unload(ModelName("org/ad"))
     assert not await sidecar.client.unload(ModelName("org/ad"))
-    assert await sidecar.client.adapters() == ()
+    assert await sidecar.client.loaded() == ()
 
 
 async def test_a_changed_artifact_is_loaded_in_place_from_a_new_path(
@@ -166,7 +166,7 @@ async def test_a_changed_artifact_is_loaded_in_place_from_a_new_path(
     server.folder("a", {**FILES, "adapter_model.safetensors": b"v" * 50_000})
     new = await sidecar.client.load(spec(server))
     assert (new.path, new.digest) != (old.path, old.digest)
-    assert await sidecar.client.adapters() == (new,)
+    assert await sidecar.client.loaded() == (new,)
     models = await (await sidecar.http.get(sidecar.engine_url + "/v1/models")).json()
     assert [card["root"] for card in models["data"] if card["parent"]] == [new.path]
 
@@ -198,7 +198,7 @@ async def test_what_is_wrong_is_told_with_its_field_and_as_the_error_it_was(
     with pytest.raises(ArtifactError, match="404") as gone:
         await client.load(spec(server, at="nothing"))
     assert not gone.value.retry_safe
-    assert await client.adapters() == ()
+    assert await client.loaded() == ()
     async with sidecar.http.put(sidecar.url + "/v1/adapters/ad", data=b'{"sauce": 1}') as reply:
         body = await reply.json()
     assert reply.status == 400
@@ -246,7 +246,7 @@ async def test_a_restarted_engine_is_loaded_anew_and_not_believed_to_have_what_i
     await sidecar.post("/headrace/fault", {"kind": "crash", "restart_after_s": 0.5})
     await sidecar.ready(wanted=False)
     await sidecar.ready()
-    assert await sidecar.client.adapters() == ()
+    assert await sidecar.client.loaded() == ()
     assert await sidecar.client.load(spec(server, digest=loaded.digest)) == loaded
 
 
@@ -316,10 +316,10 @@ async def test_adapters_ask_for_the_key_where_there_is_one(
     values = {"engine.url": info.url, "api_key_file": key}
     async with serving(values) as url:
         with pytest.raises(Unauthenticated):
-            await SidecarClient(http, url).adapters()
+            await SidecarClient(http, url).loaded()
         headers = {"Authorization": "Bearer s3cret"}
         async with aiohttp.ClientSession(headers=headers) as told:
-            assert await SidecarClient(told, url).adapters() == ()
+            assert await SidecarClient(told, url).loaded() == ()
         assert not (await SidecarClient(http, url).state()).draining
     with pytest.raises(EngineUnreachable):
         await SidecarClient(http, url).ready()

@@ -45,6 +45,8 @@ class Engine(AdapterCalls):
         self.unloads: list[str] = []
         self.error: HeadraceError | None = None
         self.go: asyncio.Event | None = None
+        self.found: tuple[LoadedAdapter, ...] = ()
+        self.asked = 0
         self.full = False
 
     async def load(self, spec: AdapterSpec) -> LoadedAdapter:
@@ -56,6 +58,12 @@ class Engine(AdapterCalls):
         if self.error is not None:
             raise self.error
         return LoadedAdapter(spec.name, f"/cache/{spec.name}/{spec.source}")
+
+    async def loaded(self) -> tuple[LoadedAdapter, ...]:
+        self.asked += 1
+        if self.error is not None:
+            raise self.error
+        return self.found
 
     async def unload(self, name: ModelName) -> bool:
         self.unloads.append(name)
@@ -303,3 +311,21 @@ async def test_what_nobody_here_knows_does_not_give_way() -> None:
     with pytest.raises(Overloaded):
         await s.ensure(X)
     assert s.engine().unloads == []
+
+
+async def test_what_was_left_from_before_is_unloaded_where_the_list_is_all_there_is() -> None:
+    s = Setting()
+    left = replace(
+        view(A, M, X), files=(None, ModelFiles("/cache/x", M)), runtime_url="http://sidecar"
+    )
+    s.look(left, view(B))
+    s.engine().found = (LoadedAdapter(X, "/cache/x", ours=True),)
+    for _ in range(2):
+        await s.adapters.plan_once()
+        s.clock.at_s += 1_000.0
+    assert s.engine().unloads == [], "settings may differ from gateway to gateway"
+    s.list.tells_all = True
+    for _ in range(2):
+        await s.adapters.plan_once()
+        s.clock.at_s += 1_000.0
+    assert s.engine().unloads == [X]

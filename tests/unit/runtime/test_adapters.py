@@ -113,7 +113,8 @@ async def test_an_adapter_is_loaded_once_and_held_until_it_is_unloaded(
     host: AdapterHost, engine: Engine, cache: Cache
 ) -> None:
     loaded = await host.load(spec("ad", "v1"))
-    assert loaded == LoadedAdapter(ModelName("ad"), str(cache.root / "ad/v1"), "sha256:v1")
+    path = str(cache.root / "ad/v1")
+    assert loaded == LoadedAdapter(ModelName("ad"), path, "sha256:v1", ours=True)
     assert await host.load(spec("ad", "v1")) == loaded
     assert await host.load(spec("ad", "elsewhere", digest="sha256:v1")) == loaded
     assert engine.calls == [("/v1/load_lora_adapter", False)]
@@ -244,3 +245,19 @@ async def test_closing_stops_what_is_loading_and_lets_go_of_everything(
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert cache.held() == []
+
+
+async def test_what_was_loaded_through_us_is_told_from_what_the_engine_was_started_with(
+    host: AdapterHost, engine: Engine, cache: Cache
+) -> None:
+    engine.adapters = {"static": str(cache.root / "static/v1")}
+    assert (await host.load(spec("a", "v1"))).ours
+    assert {one.name for one in await host.loaded() if one.ours} == {"a"}
+    assert not (await host.load(spec("static", "v2"))).ours, "it is in place of the engine's own"
+    assert (await host.load(spec("a", "v2"))).ours
+    assert {one.name for one in await host.loaded() if one.ours} == {"a"}
+    engine.adapters = {"a": "/elsewhere"}
+    assert not any(one.ours for one in await host.loaded()), "it was started anew with its own"
+    await host.unload(ModelName("a"))
+    engine.adapters = {"a": str(cache.root / "a/v2")}
+    assert not any(one.ours for one in await host.loaded())
