@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import re
+import signal
 import socket
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -162,9 +165,16 @@ def test_a_node_ends_with_its_ray(tmp_path: Path) -> None:
 
 
 def ray_runs(pid: int) -> bool:
-    """Whether the script has got as far as starting Ray, here ``sleep``."""
-    names = [child.name() for child in psutil.Process(pid).children()]
-    return "sleep" in names
+    """Whether the script has started Ray, here ``sleep``, and is ready to be asked to go."""
+    caught = re.search(r"^SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    assert caught is not None
+    if not int(caught[1], 16) & 1 << (signal.SIGTERM - 1):
+        return False
+    for child in psutil.Process(pid).children():
+        with suppress(psutil.NoSuchProcess):  # those before it come and go
+            if child.name() == "sleep":
+                return True
+    return False
 
 
 def test_nodes_count_when_they_live_and_have_their_cards() -> None:
