@@ -19,8 +19,9 @@ from headrace.service.kube.resource import MODEL_SERVICES, Key, key_of
 from headrace.service.kube.workqueue_shell import WorkLimits, WorkQueue
 from headrace.service.kube.writes import Writes
 
-AT_ONCE: Final = 8
-"""Statuses written side by side."""
+AT_ONCE: Final = 2
+"""Statuses written side by side: enough for a hundred a second from a server that is at ease, and
+few beside the workers' writes where it is not."""
 
 ONE_S: Final = 120.0
 """What one may take: most of it is waiting for its turn behind others."""

@@ -23,8 +23,9 @@ _log = get_logger("adapters")
 
 Key = tuple[EndpointId, ModelName]
 
-ORPHAN_S: Final = 30.0
-"""For how long an adapter must be on nobody's list: another gateway may have read a newer one."""
+ORPHAN_S: Final = 180.0
+"""For how long an adapter must not be listed. Another gateway may have a newer list: a watch that
+went silent is told from a quiet one only after 100 s (``ReflectorLimits.read_s``) and two tries."""
 
 ASKED_AT_ONCE: Final = 8
 """Sidecars asked at most in one look; the next one follows."""

@@ -111,7 +111,7 @@ METRICS: Final[Sequence[MetricSpec]] = (
         "headrace_adapter_unloads_total",
         "counter",
         "unloads",
-        "Adapters that endpoints were made to forget: for room, cold, or removed.",
+        "Adapters that endpoints were made to forget: for room, cold, removed, or orphaned.",
         ("reason",),
     ),
     MetricSpec(

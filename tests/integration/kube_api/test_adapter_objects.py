@@ -82,6 +82,23 @@ async def test_what_the_settings_name_wins_over_objects(kube: FakeKube, api: Api
         assert objects.specs() == [given]
 
 
+async def test_the_list_is_all_there_is_only_while_the_server_answers(
+    kube: FakeKube, api: Api
+) -> None:
+    assert not AdapterObjects(api, None, (), QUICK).tells_all, "nothing has been listed yet"
+    async with following(api) as objects:
+        await kube.watched("loraadapters")
+        assert objects.tells_all
+        await kube.stop()
+        async with asyncio.timeout(LIMIT_S):
+            while objects.tells_all:  # noqa: ASYNC110 -- nothing announces it
+                await asyncio.sleep(0.005)
+        await kube.start()
+        async with asyncio.timeout(LIMIT_S):
+            while not objects.tells_all:  # noqa: ASYNC110 -- nothing announces it
+                await asyncio.sleep(0.005)
+
+
 class FakeSidecars:
     """What sidecars say, by URL; those that are not in it are silent."""
 
