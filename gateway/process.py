@@ -101,29 +101,18 @@ async def run_gateway(  # noqa: PLR0913 -- what a gateway is made of
     loading.apply()
     watch.apply()  # what is known already is served from the first connection on
     loading.changed = watch.apply
+    where = "{}:{}".format(*listener.getsockname()[:2])
+    changed = service.placing.changed
     try:
-        shared = open_sharing(
-            settings.sharing,
-            "{}:{}".format(*listener.getsockname()[:2]),
-            router,
-            clock,
-            telemetry,
-            service.placing.changed,
-        )
+        shared = open_sharing(settings.sharing, where, router, clock, telemetry, changed)
         async with Tasks(clock) as tasks:
-            tasks.start("sweep", parts.upstream.sweep, restart=Restart())
-            tasks.start("idle", fronts.sweep, restart=Restart())
-            tasks.start("tokenizers", preparing.run, restart=FOR_EVER)
-            tasks.start("held", service.placing.tick, restart=Restart())
             for name, work in (*watch.tasks(), *loading.tasks(), *shared):
                 tasks.start(name, work, restart=Restart())
-            if lines is not None:
-                tasks.start("lines", lambda: _flush(lines), restart=Restart())
-            limits = settings.limits
+            _start_own(tasks, parts, fronts, service, preparing, lines)
             await serve(
                 Gateway(service, cold),
                 listener,
-                ServerLimits(limits.connections, settings.drain_s, limits.keepalive_s),
+                _server_limits(settings),
                 ready=ready,
                 stop=stop,
                 protocol=fronts.protocol,
@@ -133,6 +122,27 @@ async def run_gateway(  # noqa: PLR0913 -- what a gateway is made of
         await loading.close()
         await session.close()
         _close(parts, lines)
+
+
+def _start_own(
+    tasks: Tasks,
+    parts: Parts,
+    fronts: Fronts,
+    service: Service,
+    preparing: Preparing,
+    lines: Lines | None,
+) -> None:
+    tasks.start("tokenizers", preparing.run, restart=FOR_EVER)
+    tasks.start("sweep", parts.upstream.sweep, restart=Restart())
+    tasks.start("idle", fronts.sweep, restart=Restart())
+    tasks.start("held", service.placing.tick, restart=Restart())
+    if lines is not None:
+        tasks.start("lines", lambda: _flush(lines), restart=Restart())
+
+
+def _server_limits(settings: GatewaySettings) -> ServerLimits:
+    limits = settings.limits
+    return ServerLimits(limits.connections, settings.drain_s, limits.keepalive_s)
 
 
 def _close(parts: Parts, lines: Lines | None) -> None:
