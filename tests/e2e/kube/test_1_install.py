@@ -26,8 +26,16 @@ def test_kubectl_get_shows_what_operators_ask_first(stack: Stack) -> None:
         *("NAME", "READY", "REPLICAS", "WANTED", "UPDATED", "AVAILABLE", "STATUS", "AGE")
     ]
     assert row.split()[:7] == ["first", "1", "1", "1", "1", "True", "Complete"]
-    [budget] = stack.get("poddisruptionbudgets")["items"]
-    assert budget["status"]["expectedPods"] == 1
+
+
+def test_a_disruption_budget_counts_the_pods(stack: Stack) -> None:
+    """Kubernetes' own controller counts by our scale, once it knows of a kind installed just now."""
+
+    def counts_one() -> bool:
+        [budget] = stack.get("poddisruptionbudgets")["items"]
+        return bool(budget.get("status", {}).get("expectedPods") == 1)
+
+    stack.until("the budget counts the pod", counts_one)
 
 
 def test_events_tell_of_the_rollout(stack: Stack) -> None:
