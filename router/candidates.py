@@ -172,6 +172,6 @@ class Candidates:
             last == endpoint_id,
             self._prefixes.exact(endpoint_id, request),
             None,
-            load.busy_ratio(engine_s),
+            *load.rates(engine_s),
             adapter.others_ms,
         )

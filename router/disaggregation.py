@@ -88,5 +88,6 @@ def _pair(prompt_tokens: int, p: Candidate, d: Candidate, tokens_per_s: float) -
         d.session_here,
         p.exact,
         p.endpoint_id,
+        p.sent_per_ms,
         p.busy_ratio,
     )

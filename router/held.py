@@ -39,17 +39,18 @@ class HoldLimits:
     Attributes:
         requests: Most requests held; more are sent on at once, full or not. 0 never holds.
         longest_s: Longest that one is held; then it is sent where it costs least, full or not.
-        queue_ms: An endpoint whose queue is longer is full. One step of a large engine: enough
+        queue_ms: An endpoint whose queue is longer is full. One long step of a large engine: enough
             that it never runs dry while the next request is on its way.
         kv_ratio: An endpoint whose KV cache would be fuller is full too; beyond it an engine
-            keeps requests waiting, or preempts others for them.
+            keeps requests waiting, or preempts others for them. A little above 1, as most replies
+            end before the room counted for them is used.
 
     """
 
     requests: int = 1_024
     longest_s: float = 60.0
-    queue_ms: float = 150.0
-    kv_ratio: float = 0.95
+    queue_ms: float = 250.0
+    kv_ratio: float = 1.05
 
 
 @dataclass(slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
@@ -10,6 +9,7 @@ from typing import Final
 from headrace.core.endpoint import EngineLoad
 from headrace.core.ids import EndpointId, RequestId
 from headrace.core.request import RouteRequest
+from router.flow import Flow
 from router.reserve import Reserve
 from router.speed import PrefillSpeed, token_pairs
 
@@ -21,10 +21,6 @@ PRESUMED_PROMPT_TOKENS: Final = 1_024
 
 SHARED_WEIGHT: Final = 0.2
 """Weight of a new observation of how much KV the requests of an endpoint share."""
-
-BUSY_S: Final = 3.0
-"""Engine seconds over which an endpoint's busy share is told, about the last so many: long against
-a prompt, short against what traffic does."""
 
 SHARED_BOUNDS: Final = (0.05, 1.1)
 """Bounds of that share: KV used over the sum of what each request would need alone."""
@@ -61,7 +57,8 @@ class EndpointLoad:
     """The requests in flight on one endpoint, in the order they were sent.
 
     Prefill is taken to be first come, first served, which is vLLM's default: ``queued`` holds those
-    without a first token, oldest first, and only the oldest can be partly computed.
+    without a first token, oldest first, and only the oldest can be partly computed. Those behind it
+    are computed in the steps that its tokens leave room in, so a step's fixed time counts once.
     """
 
     def __init__(self, speed: PrefillSpeed) -> None:
@@ -78,21 +75,11 @@ class EndpointLoad:
         self._strangers = (0, 0)
         self._strangers_waiting = 0
         self._reported_s = -1.0
-        self._busy_ratio = 0.0
-        self._busy_s = 0.0
+        self._flow = Flow()
 
-    def busy_ratio(self, now_s: float) -> float:
-        """Return the share of the last seconds (``BUSY_S``) in which prompts were computed here."""
-        self._presume_silent(now_s)
-        self._note_busy(now_s)
-        return self._busy_ratio
-
-    def _note_busy(self, now_s: float) -> None:
-        """Bring the share up to date; called before anything begins or ends to be queued."""
-        if now_s > self._busy_s:
-            kept = math.exp((self._busy_s - now_s) / BUSY_S)
-            self._busy_ratio = self._busy_ratio * kept + (1.0 - kept if self._queued else 0.0)
-            self._busy_s = now_s
+    def rates(self, now_s: float) -> tuple[float, float]:
+        """Return requests per millisecond sent here, and milliseconds of work per millisecond."""
+        return self._flow.rates(now_s)
 
     @property
     def kv_tokens(self) -> float:
@@ -135,14 +122,13 @@ class EndpointLoad:
         oldest_ms = self.speed.ms(oldest.miss_tokens, oldest.miss_pairs) + oldest.load_ms
         spent_ms = (now_s - max(self._progress_s, oldest.dispatched_s)) * 1_000.0
         rest = self._queued_tokens - oldest.miss_tokens
-        rest_ms = (len(self._queued) - 1) * self.speed.fixed_ms + rest * self.speed.per_token_ms
-        rest_ms += (self._queued_pairs - oldest.miss_pairs) * self.speed.per_pair_ms
+        rest_ms = self.speed.work_ms(rest, self._queued_pairs - oldest.miss_pairs)
         rest_ms += self._loading_ms - oldest.load_ms
         return others_ms + max(0.0, oldest_ms - spent_ms) + max(0.0, rest_ms)
 
     def sent(self, request_id: RequestId, entry: _Entry) -> None:
         """Add a request just sent here."""
-        self._note_busy(entry.dispatched_s)
+        self._flow.sent(self.speed.work_ms(entry.miss_tokens, entry.miss_pairs), entry.dispatched_s)
         self.inflight += 1
         entry.beside_tokens = self.kv_tokens
         self.resident_tokens += entry.resident_tokens
@@ -163,7 +149,9 @@ class EndpointLoad:
         since_s = max(self._progress_s, entry.dispatched_s)
         if not entry.elsewhere and not entry.load_ms:  # what a load takes says nothing of prompts
             elapsed_ms = max(0.0, now_s - since_s) * 1_000.0
-            self.speed.observe(entry.miss_tokens, entry.miss_pairs, entry.beside_tokens, elapsed_ms)
+            self.speed.first_token(
+                entry.miss_tokens, entry.miss_pairs, entry.beside_tokens, elapsed_ms, now_s
+            )
         self._computed(request_id, entry, now_s)
 
     def _presume_silent(self, now_s: float) -> None:
@@ -178,7 +166,6 @@ class EndpointLoad:
             self._computed(request_id, oldest, due_s)
 
     def _computed(self, request_id: RequestId, entry: _Entry, at_s: float) -> None:
-        self._note_busy(at_s)
         del self._queued[request_id]
         entry.decoding = True
         self.decoding += 1
@@ -189,7 +176,6 @@ class EndpointLoad:
 
     def ended(self, request_id: RequestId, entry: _Entry, now_s: float) -> None:
         """Take a request out, whether it had its first token or not."""
-        self._note_busy(now_s)
         self.inflight -= 1
         self.resident_tokens -= entry.resident_tokens
         if entry.decoding:

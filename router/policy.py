@@ -42,7 +42,8 @@ class Candidate:
         session_here: Whether it served the request's session last.
         exact: Whether ``cached_tokens`` was told by the engine's events, not guessed.
         prefill_id: The other endpoint that would compute the prompt, or None.
-        busy_ratio: Share of the last seconds in which it was computing prompts.
+        sent_per_ms: Requests sent there per millisecond, lately.
+        busy_ratio: Milliseconds of prefill that these brought per millisecond.
         evict_ms: What giving that adapter a slot costs requests for others.
 
     """
@@ -62,6 +63,7 @@ class Candidate:
     session_here: bool = False
     exact: bool = False
     prefill_id: EndpointId | None = None
+    sent_per_ms: float = 0.0
     busy_ratio: float = 0.0
     evict_ms: float = 0.0
 

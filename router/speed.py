@@ -30,6 +30,10 @@ PRIOR_TOKENS: Final = (256.0, 4_096.0, 32_768.0)
 BESIDE_PRIOR: Final = 20.0
 """Weight of the prior that what is decoded beside a prompt does not delay it."""
 
+STEP_S: Final = 0.003
+"""First tokens that come closer together than this were computed in one step: engines compute short
+prompts many at a time, and a step takes several times as long."""
+
 _TOKENS: Final = 1_024.0
 _PAIRS: Final = 1_024.0 * 32_768.0
 _BESIDE: Final = 100_000.0
@@ -50,8 +54,9 @@ class PrefillSpeed:
     is the KV tokens of the requests already there: a prompt waits for the step under way, and
     shares its own steps with their decoding, which takes the longer the more they hold.
 
-    An observation is the time between two successive first tokens of one endpoint (or from the
-    dispatch, where it was idle before), against what was computed in between.
+    An observation is one step: the time since the first tokens before (or from the dispatch, where
+    it was idle before), against what was computed in between. Prompts of one step taken one by one
+    would show all of its time on the first and none on the others, and hide what a token costs.
     """
 
     def __init__(self, tokens_per_s: float) -> None:
@@ -69,9 +74,32 @@ class PrefillSpeed:
             pairs = token_pairs(tokens, 0.0)
             _add(self._prior, weight, (tokens, pairs, 0.0, self.ms(tokens, pairs)))
         self._prior[9] += BESIDE_PRIOR
+        self._step_s = -STEP_S
+        self._step: tuple[float, float, float, float] | None = None
+
+    def first_token(
+        self, tokens: float, pairs: float, beside: float, elapsed_ms: float, now_s: float
+    ) -> None:
+        """Learn that a prompt has been computed; told once the next step shows its first token.
+
+        Args:
+            tokens: As ``observe``, as are pairs, beside and elapsed_ms.
+            pairs: Likewise.
+            beside: Likewise.
+            elapsed_ms: Likewise; of a step, what its first prompt took.
+            now_s: When its first token came, in engine seconds.
+
+        """
+        if self._step is None or now_s - self._step_s >= STEP_S:
+            if self._step is not None:
+                self.observe(*self._step)
+            self._step_s, self._step = now_s, (tokens, pairs, beside, elapsed_ms)
+            return
+        first = self._step
+        self._step = (first[0] + tokens, first[1] + pairs, max(first[2], beside), first[3])
 
     def observe(self, tokens: float, pairs: float, beside: float, elapsed_ms: float) -> None:
-        """Learn that a prompt of which ``tokens`` were computed took ``elapsed_ms``.
+        """Learn that a step in which ``tokens`` were computed took ``elapsed_ms``.
 
         Args:
             tokens: Uncached prompt tokens.
@@ -88,7 +116,11 @@ class PrefillSpeed:
 
     def ms(self, tokens: float, pairs: float) -> float:
         """Return the milliseconds that computing ``tokens`` with ``pairs`` takes by itself."""
-        return self.fixed_ms + self.per_token_ms * tokens + self.per_pair_ms * pairs
+        return self.fixed_ms + self.work_ms(tokens, pairs)
+
+    def work_ms(self, tokens: float, pairs: float) -> float:
+        """Return what they add to a step that is made anyway."""
+        return self.per_token_ms * tokens + self.per_pair_ms * pairs
 
     def _slower_ratio(self) -> float:
         """Return the time that all took over what it was presumed to take."""

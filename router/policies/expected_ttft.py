@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from random import Random
 from typing import Final
@@ -12,21 +13,26 @@ from headrace.core.request import RouteRequest
 from router.policy import TIME_UNIT, Candidate, Policy, Terms
 
 STALL_RATIO: Final = 0.3
-"""Milliseconds charged per millisecond of our prefill and sequence decoding there, where another
+"""Milliseconds charged per millisecond of our work and sequence decoding there, where another
 endpoint could compute the prompt: no token of theirs comes meanwhile. Counted in full it would make
 a first token wait for seconds to spare fifty replies that many milliseconds; see
 docs/policies/disaggregation.md for what other weights give."""
 
-PRICE_MOST: Final = 8.0
-"""Most milliseconds charged per millisecond of work: at 8 in 9 of the time busy. Where nothing is
-idle any more, staying with the cached prefix at any price buries one endpoint."""
+BUSY_MOST: Final = 0.9
+"""Largest share of its time for which an endpoint counts as busy with prompts: what is lost to a
+delay grows without bounds near 1, and the share is only an estimate."""
 
-FULL_WEIGHT: Final = 2.0
+DECODE_RATIO: Final = 0.05
+"""Milliseconds charged per millisecond of our work and sequence decoding there, where no pair could
+compute the prompt instead. They end so much later, and hold their KV and slow down steps for so
+much longer. Of 0, 0.02, 0.05 and 0.1 this gave the least mean TTFT in the twin."""
+
+FULL_WEIGHT: Final = 1.0
 """Weight of ``u / (1 - u)`` on KV use ``u``, per millisecond of work: new KV pushes out cached
-prefixes, slows decode steps, which read all KV in use, and near the end preempts. SMG's
-``least_load`` adds the same form at a fixed 150 ms; in the twin, a term that does not shrink with
-what is cached drives sessions away from their prefixes, which makes work, which drives away more:
-at 85 % of capacity agents had half the hit ratio and 1.9 times the mean TTFT."""
+prefixes, and near the end requests wait for room or preempt others. SMG's ``least_load`` adds the
+same form at a fixed 150 ms; in the twin, a term that does not shrink with what is cached drives
+sessions away from their prefixes, which makes work, which drives away more. Without it the mean
+TTFT of long prompts near capacity was up to 1.4 times as high."""
 
 FULL_RATIO: Final = 0.98
 """KV use at which the barrier stops growing, so that costs stay finite when all are full."""
@@ -42,9 +48,8 @@ class ExpectedTtft(Policy):
     """Costs in milliseconds.
 
     First the expected TTFT: queue ahead + adapter load + transfer + prefill of the miss beside what
-    decodes there. Then what it costs others: the work of the prefill delays whoever comes while
-    the endpoint is busy, ``rho / (1 - rho)`` requests in the mean, where rho is the share of time
-    that endpoints are computing prompts (the M/G/1 queue: Cobham 1954); and a full KV cache.
+    decodes there. Then what it costs others: whoever comes while the endpoint is still computing
+    waits for this prompt too; whoever decodes there stands still meanwhile; and KV becomes scarce.
     """
 
     unit = TIME_UNIT
@@ -55,37 +60,50 @@ class ExpectedTtft(Policy):
     def costs(
         self, request: RouteRequest, candidates: Sequence[Candidate], rng: Random
     ) -> list[Terms]:
+        if not candidates:
+            return []
         prompt_tokens = request.prompt_tokens
-        price = work_price(candidates)
+        mean_per_ms = sum(c.sent_per_ms for c in candidates) / len(candidates)
         # pairs, where there are any, come last
-        stall_ratio = STALL_RATIO if candidates and candidates[-1].prefill_id is not None else 0.0
-        return [time_terms(prompt_tokens, c, price, stall_ratio) for c in candidates]
+        stall_ratio = STALL_RATIO if candidates[-1].prefill_id is not None else 0.0
+        return [time_terms(prompt_tokens, c, mean_per_ms, stall_ratio) for c in candidates]
 
 
-def work_price(candidates: Sequence[Candidate]) -> float:
-    """Return the milliseconds that a millisecond of prefill costs others, as busy as all are."""
-    if not candidates:
-        return 0.0
-    rho = sum(c.busy_ratio for c in candidates) / len(candidates)
-    return min(PRICE_MOST, rho / max(1e-9, 1.0 - rho))
+def delayed(c: Candidate, work_ms: float, mean_per_ms: float) -> float:
+    """Return how many requests to come will wait for a prompt of ``work_ms`` sent there.
+
+    With ``W`` queued, requests coming at ``rate`` and a share ``rho`` of the time busy, ``x`` more
+    adds ``rate / (1 - rho) * x * (W + x / 2)`` to what all later ones wait: the change of the M/G/1
+    queue's value function ``rate * W**2 / (2 * (1 - rho))``. Choosing by it is one step of policy
+    iteration from a split at these rates. Source: Hyytia, Penttinen, Aalto, "Size- and state-aware
+    dispatching problem with queue-specific job sizes", EJOR 217(2), 2012.
+
+    The rate is the geometric mean of the endpoint's own and all endpoints'. At its own, fast and
+    slow cards part prompts between them best, but one busier by chance is shunned.
+    """
+    per_ms = math.sqrt(c.sent_per_ms * mean_per_ms)
+    return per_ms / (1.0 - min(BUSY_MOST, c.busy_ratio)) * (c.queued_ms + work_ms / 2.0)
 
 
 def time_terms(
-    prompt_tokens: int, c: Candidate, price: float = 0.0, stall_ratio: float = 0.0
+    prompt_tokens: int, c: Candidate, mean_per_ms: float = 0.0, stall_ratio: float = 0.0
 ) -> Terms:
     """Return the cost of one candidate in milliseconds.
 
     Args:
         prompt_tokens: The prompt's length.
         c: The candidate.
-        price: As ``work_price``.
-        stall_ratio: Weight of the milliseconds for which the prefill holds up each reply there.
+        mean_per_ms: Requests per millisecond that an endpoint is sent in the mean.
+        stall_ratio: Weight of the milliseconds for which the prefill holds up each reply there; 0
+            where none could be held up less, which leaves ``DECODE_RATIO`` of its work.
 
     """
     work = c.work_ms(prompt_tokens)
     prefill = c.fixed_ms + work
-    others = price * work
-    harm = 0.0 if c.prefill_id is not None else stall_ratio * prefill * c.decoding
+    others = work * delayed(c, work, mean_per_ms)
+    harm = 0.0
+    if c.prefill_id is None:
+        harm = (stall_ratio or DECODE_RATIO) * work * c.decoding
     used = min(FULL_RATIO, (c.resident_tokens + prompt_tokens) / c.kv_tokens)
     full = FULL_WEIGHT * work * used / (1.0 - used)
     return Terms(

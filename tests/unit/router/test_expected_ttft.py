@@ -6,7 +6,7 @@ from random import Random
 import pytest
 
 from headrace.core.ids import EndpointId
-from router.policies.expected_ttft import FULL_RATIO, PRICE_MOST, ExpectedTtft
+from router.policies.expected_ttft import BUSY_MOST, FULL_RATIO, ExpectedTtft
 from router.policy import Candidate, Terms
 from tests.support.routing import SPEED, A, B, request, router, view
 
@@ -53,23 +53,34 @@ def test_a_full_cache_costs_per_work_and_stays_finite() -> None:
     assert full(50_000, warm) < full(50_000) / 5  # a prompt that is held adds little
 
 
-def test_work_is_priced_by_how_busy_all_endpoints_are() -> None:
-    def others(*busy: float) -> float:
-        seen = [replace(IDLE, busy_ratio=ratio) for ratio in busy]
-        first = ExpectedTtft().costs(request("r", 10_000), seen, Random(0))[0]
-        return dict(first.parts)["others"]
+def flowing(candidate: Candidate, per_s: float, busy: float) -> Candidate:
+    return replace(candidate, sent_per_ms=per_s / 1_000.0, busy_ratio=busy)
+
+
+def test_work_delays_those_to_come_by_what_the_queue_is_and_how_busy_it_is() -> None:
+    def others(per_s: float, busy: float, queued_ms: float = 0.0) -> float:
+        return part("others", flowing(replace(IDLE, queued_ms=queued_ms), per_s, busy))
 
     work = part("prefill", IDLE) - IDLE.fixed_ms
-    assert others(0.0, 0.0) == 0.0
-    assert others(0.5, 0.5) == pytest.approx(work)
-    assert others(1.0, 0.5) == pytest.approx(3.0 * work)
-    assert others(1.0, 1.0) == pytest.approx(PRICE_MOST * work)
+    assert others(0.0, 0.0, 500.0) == 0.0
+    assert others(2.0, 0.0) == pytest.approx(0.002 * work * work / 2.0)
+    assert others(2.0, 0.5) == pytest.approx(2.0 * others(2.0, 0.0))
+    longer = others(2.0, 0.5, 500.0)
+    assert longer - others(2.0, 0.5) == pytest.approx(0.002 / 0.5 * work * 500.0)
+    assert others(2.0, 5.0) == pytest.approx(others(2.0, BUSY_MOST))
+
+
+def test_rates_count_half_of_the_endpoint_and_half_of_all() -> None:
+    seen = [flowing(IDLE, 8.0, 0.0), flowing(IDLE, 1.0, 0.0), flowing(IDLE, 3.0, 0.0)]
+    costs = ExpectedTtft().costs(request("r", 10_000), seen, Random(0))
+    high, low, _ = (dict(terms.parts)["others"] for terms in costs)
+    assert high / low == pytest.approx(8.0**0.5)
 
 
 def test_the_busier_all_are_the_longer_a_queue_a_request_accepts_for_its_prefix() -> None:
     def chosen(busy: float) -> EndpointId:
-        owner = replace(IDLE, cached_tokens=9_000.0, queued_ms=2_000.0, busy_ratio=busy)
-        other = replace(IDLE, endpoint_id=EndpointId("b"), busy_ratio=busy)
+        owner = flowing(replace(IDLE, cached_tokens=9_000.0, queued_ms=2_000.0), 2.0, busy)
+        other = flowing(replace(IDLE, endpoint_id=EndpointId("b")), 2.0, busy)
         costs = ExpectedTtft().costs(request("r", 10_000), [owner, other], Random(0))
         return min(costs, key=lambda terms: terms.cost).endpoint_id
 

@@ -58,9 +58,10 @@ def test_nothing_is_held_while_any_endpoint_is_open() -> None:
 
 def test_an_endpoint_with_little_queued_is_open() -> None:
     r = router(view(A))
-    assert r.place(request("r1", 1_000), 0.0) is not None  # 115 ms of 150
-    assert r.place(request("r2", 1_000, 1), 0.0) is not None  # now 230
-    assert r.place(request("r3", 1_000, 2), 0.0) is None
+    assert r.place(request("r1", 1_000), 0.0) is not None
+    assert r.place(request("r2", 1_000, 1), 0.0) is not None  # 115 ms of 250
+    assert r.place(request("r3", 1_000, 2), 0.0) is not None  # 217: the step is counted once
+    assert r.place(request("r4", 1_000, 3), 0.0) is None  # 318
 
 
 def test_while_all_are_full_a_request_is_held_and_reserves_nothing() -> None:
@@ -121,8 +122,8 @@ def test_priority_decides_who_is_sent_on_first() -> None:
 
 
 def test_an_endpoint_whose_kv_would_overflow_is_full_although_nothing_is_queued() -> None:
-    r = router(view(A, speed=replace(SPEED, kv_tokens=12_000)))
-    fill(r, A)  # 10,256 of 11,400
+    r = router(view(A, speed=replace(SPEED, kv_tokens=10_900)))
+    fill(r, A)  # 10,256 of 11,445
     r.first_token(RequestId("fill-a"), 1.0)
     hold(r, request("big", 1_000), now_s=1.0)
     assert r.place(request("small", 500), 1.0) is not None
@@ -138,7 +139,7 @@ def test_a_request_that_fits_nowhere_beside_others_is_sent_to_an_idle_endpoint()
     assert huge is not None
     r.released(RequestId("huge"), 0.1)
     assert r.place(request("small", 100), 0.1) is not None
-    hold(r, request("big", 11_900), now_s=0.1)
+    hold(r, request("big", 12_000), now_s=0.1)
     end(r, "small", 0.2)
     assert placed(r, 0.2) == [("big", A)]
 
@@ -334,7 +335,7 @@ def test_of_several_openings_the_best_for_the_request_is_taken() -> None:
 
 def test_a_request_waits_for_its_prefix_rather_than_compute_it_again_elsewhere() -> None:
     large = replace(SPEED, kv_tokens=200_000)
-    r = router(view(A, speed=large), view(B, speed=large))
+    r = router(view(A, speed=large), view(B, speed=large), hold=HoldLimits(kv_ratio=0.95))
     for name, tokens in (("warm", 140_000), ("big", 60_000)):
         asked = request(name, tokens, head=len(name))
         r.dispatched(asked, r.choose(asked, 0.0, frozenset({A})), 0.0)

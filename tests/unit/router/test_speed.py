@@ -159,3 +159,27 @@ def test_what_decodes_beside_a_prompt_never_makes_it_faster() -> None:
         ms = 15.0 + 0.1 * tokens - beside / 1_000
         observe(speed, tokens, token_pairs(tokens, 0.0), max(1.0, ms), beside)
         assert speed.per_beside_ms >= 0.0
+
+
+def test_prompts_of_one_step_are_one_observation() -> None:
+    """Whether engines compute prompts one by one or eight at a time, a token costs the same."""
+    speed, rng, now_s = PrefillSpeed(10_000.0), Random(2), 0.0
+    for _ in range(300):
+        prompts = [rng.uniform(50.0, 400.0) for _ in range(8)]
+        took_ms = 30.0 + 0.05 * sum(prompts)
+        now_s += took_ms / 1_000.0
+        for n, tokens in enumerate(prompts):
+            speed.first_token(
+                tokens, token_pairs(tokens, 0.0), 0.0, 0.0 if n else took_ms, now_s + n * 1e-4
+            )
+    assert speed.per_token_ms == pytest.approx(0.05, rel=0.3)  # the prior still weighs a little
+    assert speed.ms(1_800.0, 0.0) == pytest.approx(120.0, rel=0.1)
+
+
+def test_a_step_is_learned_from_when_the_next_one_shows() -> None:
+    speed = PrefillSpeed(10_000.0)
+    before = speed.per_token_ms
+    speed.first_token(1_000.0, token_pairs(1_000.0, 0.0), 0.0, 400.0, 1.0)
+    assert speed.per_token_ms == before
+    speed.first_token(1_000.0, token_pairs(1_000.0, 0.0), 0.0, 400.0, 1.4)
+    assert speed.per_token_ms > before
