@@ -24,7 +24,8 @@ from headrace.core.slo import SloTarget
 from headrace.simulator.presets import hardware_named, model_named
 from headrace.simulator.spec import EngineSpec
 from headrace.simulator.trace import TraceRequest
-from headrace.twin.report import Report, figures, ideal_hit_ratio, offered_span_s, summarise
+from headrace.twin.ideal import ideal_hit_ratio
+from headrace.twin.report import Report, figures, offered_span_s, summarise
 from headrace.twin.run import TwinResult, simulate
 from headrace.twin.table import table
 from headrace.twin.workloads import WorkloadChoice

@@ -27,7 +27,7 @@ from bench.routing.runs import WARM_UP_RATIO
 from bench.routing.tables import csv_lines, tables
 from bench.routing.workloads import TPOT_LIMIT_S, TRACES, WORKLOADS, missing, requests_of
 from headrace.simulator.sessions import continued_ratio
-from headrace.twin.report import ideal_hit_ratio
+from headrace.twin.ideal import ideal_hit_ratio
 
 LOADS: Final = (50, 70, 85, 95)
 SEEDS: Final = (1, 2, 3)
@@ -138,6 +138,9 @@ def _notes(plan: Plan) -> list[str]:
         f"Rivals: {', '.join(best)}. All run with the first seed; the {FINALISTS} best of a cell "
         f"by mean TTFT and the {FINALISTS} best by goodput run with the others too, and the best "
         "rival of a metric is one of those.",
+        "floor is the mean TTFT if each prompt were computed at once, alone, by the fastest card, "
+        "which held all earlier prompts: no placement can do better. floor_ratio is that over the "
+        "best rival's: a goal below it cannot be met.",
         "Oracle forms know the engines' true state without delay; they are shown in routing.csv, "
         "with the first seed only, and never count as the best rival.",
         "ideal_hit_ratio and continued_ratio are of a whole run, warm-up included, at 100 % on the "

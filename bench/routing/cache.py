@@ -22,6 +22,7 @@ _SHARED: Final = (
     "headrace/core",
     "headrace/simulator",
     "headrace/twin/changes.py",
+    "headrace/twin/ideal.py",
     "headrace/twin/placement.py",
     "headrace/twin/report.py",
     "headrace/twin/run.py",

@@ -8,7 +8,7 @@ from typing import Final
 
 from bench.routing.cache import RunCache
 from bench.routing.capacity import Place, Probe, best_of, rate_rps, settle, step_near
-from bench.routing.contenders import OURS, STRONG, is_oracle
+from bench.routing.contenders import FLOOR, OURS, STRONG, is_oracle
 from bench.routing.fleets import specs_of
 from bench.routing.pool import figures_by_run
 from bench.routing.runs import Run
@@ -71,10 +71,14 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """What was found: per cell and policy, the figures of each seed in the order of the plan."""
+    """What was found: per cell and policy, the figures of each seed in the order of the plan.
+
+    ``floor`` has no policy: it is what none can do better, ``headrace.twin.ideal.least_ttft_s``.
+    """
 
     capacity: Mapping[Place, Probe]
     cells: Mapping[Cell, Mapping[str, list[Figures]]] = field(default_factory=dict)
+    floor: Mapping[Cell, list[Figures]] = field(default_factory=dict)
 
 
 def compare(plan: Plan, cache: RunCache) -> Compared:
@@ -100,7 +104,14 @@ def compare(plan: Plan, cache: RunCache) -> Compared:
     )
     for (cell, policy), several in again.items():
         cells[cell][policy] += [made[run] for run in several]
-    return Compared(capacity, cells)
+    floors = {cell: [_run(cell, FLOOR, seed, capacity) for seed in plan.seeds] for cell in cells}
+    made = figures_by_run(
+        (run for several in floors.values() for run in several), cache, plan.workers, "floor"
+    )
+    floor: dict[Cell, list[Figures]] = {
+        cell: [made[run] for run in several] for cell, several in floors.items()
+    }
+    return Compared(capacity, cells, floor)
 
 
 def finalists(policies: Mapping[str, Sequence[Figures]]) -> list[str]:

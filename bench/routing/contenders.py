@@ -13,6 +13,9 @@ from router.catalog import DEFAULT_POLICY
 
 OURS: Final = "headrace"
 
+FLOOR: Final = "floor"
+"""No contender: what none can do better."""
+
 STRONG: Final = ("mooncake", "lmetric", "dynamo", OURS)
 """Capacity is that of the best of these. The first is searched for most; it is not ours, so that a
 change of our code leaves most of those runs as they were."""

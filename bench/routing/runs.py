@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from bench.routing.contenders import CONTENDERS
+from bench.routing.contenders import CONTENDERS, FLOOR
 from bench.routing.fleets import specs_of
 from bench.routing.workloads import WORKLOADS, requests_of
 from headrace.simulator.spec import EngineSpec
 from headrace.simulator.speed import presumed_speed
+from headrace.twin.ideal import least_ttft_s
 from headrace.twin.report import figures, offered_span_s, summarise
 from headrace.twin.run import EngineTotals, run_placement
 
@@ -32,9 +33,12 @@ class Run:
 
 
 def figures_of(run: Run) -> dict[str, float]:
-    """Run it and return its figures."""
+    """Run it and return its figures; of the floor, only the mean TTFT."""
     workload = requests_of(run.trace, run.seed, run.rate_rps, run.count)
     specs = specs_of(run.fleet)
+    if run.policy == FLOOR:
+        least_s = list(least_ttft_s(workload, specs))[int(WARM_UP_RATIO * len(workload)) :]
+        return {"ttft_mean_s": math.fsum(least_s) / len(least_s)}
     placement = CONTENDERS[run.policy](run.seed)
     result = run_placement(workload, specs=specs, placement=placement, seed=run.seed)
     first = int(WARM_UP_RATIO * len(workload))

@@ -11,7 +11,7 @@ from bench.routing.capacity import rate_rps
 from bench.routing.cells import Cell, Compared, Figures
 from bench.routing.contenders import OURS, is_oracle
 from bench.routing.stats import Estimate, mean, ratio
-from bench.routing.verdicts import METRICS, TTFT, Metric, Verdict, values, verdict
+from bench.routing.verdicts import METRICS, TTFT, Metric, Verdict, above_floor, values, verdict
 
 
 def tables(compared: Compared) -> Iterator[Table]:
@@ -40,7 +40,8 @@ def _cells_table(compared: Compared, cells: Sequence[Cell]) -> Table:
     whose = next(iter(full.values())).policy
     table = Table(
         title=f"{trace}, {fleet}: 100 % is {rates} req/s per seed (best: {whose})",
-        caption="ours / best rival = ratio +- 95 %; green: better by 15 %, red: worse by 3 %",
+        caption="ours / best rival = ratio +- 95 %; green: better by 15 %, red: worse by 3 %; "
+        "floor: each prompt alone on the fastest card, all earlier ones cached / best rival",
         title_justify="left",
         caption_justify="left",
     )
@@ -54,7 +55,14 @@ def _cells_table(compared: Compared, cells: Sequence[Cell]) -> Table:
             for c, v in zip(cells, judged, strict=True)
         ]
         table.add_row(metric.label, *texts)
+        if metric.name == TTFT:
+            table.add_row("floor", *(_floor(compared, cell, metric) for cell in cells))
     return table
+
+
+def _floor(compared: Compared, cell: Cell, metric: Metric) -> str:
+    found = above_floor(compared, cell)
+    return "" if found is None else f"{_form(found[0], metric)} = {found[1].value:.2f}"
 
 
 def _text(judged: Verdict, metric: Metric) -> str:

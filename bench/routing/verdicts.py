@@ -90,7 +90,34 @@ def figures(compared: Compared) -> dict[str, float]:
                 found[f"{key}.ours"] = judged.ours.value
                 found[f"{key}.best_rival"] = judged.theirs.value
                 found[f"{key}.ratio"] = judged.ratio.value
-    return found | dict(_summary(compared)) | dict(_against_each(compared))
+    return (
+        found | dict(_floors(compared)) | dict(_summary(compared)) | dict(_against_each(compared))
+    )
+
+
+def above_floor(compared: Compared, cell: Cell) -> tuple[Estimate, Estimate] | None:
+    """Return the least mean TTFT that any placement could have, and that over the best rival's."""
+    judged = verdict(compared.cells[cell], METRICS[0])
+    if judged is None or cell not in compared.floor:
+        return None
+    least = values(compared.floor[cell], TTFT)
+    return mean(least), ratio(least, values(compared.cells[cell][judged.rival], TTFT))
+
+
+def _floors(compared: Compared) -> Iterator[tuple[str, float]]:
+    """The floor of each cell; and at the loads of the goals, the worst over fleets beside rivals.
+
+    A goal below that last figure is out of anybody's reach.
+    """
+    worst: dict[str, float] = {}
+    for cell in compared.cells:
+        found = above_floor(compared, cell)
+        if found is not None:
+            yield f"{key_of(cell)}.{TTFT}.floor", found[0].value
+            yield f"{key_of(cell)}.{TTFT}.floor_ratio", found[1].value
+            key = f"worst.{cell.trace}.load{cell.load_percent}.{TTFT}.floor_ratio"
+            worst[key] = max(found[1].value, worst.get(key, 0.0))
+    yield from worst.items()
 
 
 def spreads(compared: Compared) -> dict[str, tuple[float, float]]:

@@ -12,7 +12,8 @@ from bench.routing_real.contenders import OURS
 from bench.routing_real.runs import Run
 from headrace.core.slo import SloTarget
 from headrace.simulator.trace import TraceRequest
-from headrace.twin.report import Report, ideal_hit_ratio, offered_span_s, summarise
+from headrace.twin.ideal import ideal_hit_ratio
+from headrace.twin.report import Report, offered_span_s, summarise
 
 SLO: Final = SloTarget(ttft_s=2.0, tpot_s=0.1)
 

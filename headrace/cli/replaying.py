@@ -17,8 +17,9 @@ from headrace.cli.keyfile import read_key
 from headrace.cli.output import Run, check_writable, write
 from headrace.core.slo import SloTarget
 from headrace.simulator.trace import TraceRequest
+from headrace.twin.ideal import ideal_hit_ratio
 from headrace.twin.replay import ReplayResult, ReplaySettings, Tally, replay, served_model
-from headrace.twin.report import ideal_hit_ratio, offered_span_s, summarise
+from headrace.twin.report import offered_span_s, summarise
 from headrace.twin.sse import SseClient, Target
 from headrace.twin.workloads import WorkloadChoice
 

@@ -11,8 +11,9 @@ from headrace.cli.output import Run, check_writable, write
 from headrace.core.slo import SloTarget
 from headrace.simulator.presets import engine_spec
 from headrace.simulator.spec import EngineSpec
+from headrace.twin.ideal import ideal_hit_ratio
 from headrace.twin.production import ProductionRouter
-from headrace.twin.report import ideal_hit_ratio, offered_span_s, summarise
+from headrace.twin.report import offered_span_s, summarise
 from headrace.twin.run import run_placement
 from headrace.twin.workloads import WorkloadChoice
 from router.catalog import DEFAULT_POLICY, make_policy

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from headrace.core.outcome import Outcome
@@ -98,7 +98,7 @@ def summarise(
         name: What the report will be called.
         records: Every request that ended, served or not.
         slo: Targets for goodput.
-        ideal_hit_ratio: Of the same workload, from :func:`ideal_hit_ratio`.
+        ideal_hit_ratio: Of the same workload, from :func:`headrace.twin.ideal.ideal_hit_ratio`.
         span_s: From :func:`offered_span_s` of the same workload, so that runs which end late
             are not credited with a lower offered rate.
 
@@ -150,45 +150,6 @@ def offered_span_s(workload: Sequence[TraceRequest]) -> float:
         return 0.0
     between_s = workload[-1].arrival_s - workload[0].arrival_s
     return between_s * len(workload) / (len(workload) - 1)
-
-
-def ideal_hit_ratio(workload: Iterable[TraceRequest]) -> float:
-    """Return the token-weighted hit ratio of one endless cache shared by all, in arrival order.
-
-    A prompt counts as held from the arrival of its request, and so does an answer whose ids the
-    workload knows; the last token of a prompt is always computed. So no real fleet can do better.
-    Requests without hash ids share nothing.
-    """
-    seen: dict[int, int] = {}  # longest part of a run that some request had, in tokens
-    hit_tokens = prompt_tokens = 0
-    for request in workload:
-        hit_tokens += min(_held_tokens(request, seen), request.prompt_tokens - 1)
-        prompt_tokens += request.prompt_tokens
-        _remember(request, seen)
-    return hit_tokens / prompt_tokens if prompt_tokens else 0.0
-
-
-def _held_tokens(request: TraceRequest, seen: Mapping[int, int]) -> int:
-    """Return how many leading prompt tokens were seen before."""
-    run_tokens = request.hash_block_tokens
-    held = 0
-    for index, hash_id in enumerate(request.hash_ids):
-        part = min(run_tokens, request.prompt_tokens - index * run_tokens)
-        known = min(part, seen.get(hash_id, 0))
-        held += known
-        if known < part:
-            break
-    return held
-
-
-def _remember(request: TraceRequest, seen: dict[int, int]) -> None:
-    run_tokens = request.hash_block_tokens
-    ids, tokens = request.hash_ids, request.prompt_tokens
-    if request.output_hash_ids:
-        ids, tokens = ids + request.output_hash_ids, tokens + request.output_tokens
-    for index, hash_id in enumerate(ids):
-        part = min(run_tokens, tokens - index * run_tokens)
-        seen[hash_id] = max(part, seen.get(hash_id, 0))
 
 
 def figures(report: Report) -> dict[str, float]:

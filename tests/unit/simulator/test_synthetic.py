@@ -6,7 +6,7 @@ from headrace.core.errors import ConfigError
 from headrace.simulator.synthetic import WORKLOADS, synthesize
 from headrace.simulator.trace import TraceRequest
 from headrace.simulator.workload import block_keys
-from headrace.twin.report import ideal_hit_ratio
+from headrace.twin.ideal import ideal_hit_ratio
 
 
 @pytest.mark.parametrize("name", sorted(WORKLOADS))

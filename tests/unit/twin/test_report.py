@@ -10,7 +10,7 @@ from headrace.core.outcome import Outcome
 from headrace.core.record import ServedRecord, Usage
 from headrace.core.slo import SloTarget
 from headrace.simulator.trace import TraceRequest
-from headrace.twin.report import figures, ideal_hit_ratio, offered_span_s, spread, summarise
+from headrace.twin.report import figures, offered_span_s, spread, summarise
 
 
 def record(
@@ -25,12 +25,12 @@ def record(
     return ServedRecord(RequestId("r"), 0.0, ttft_s, e2e_s, usage, outcome)
 
 
-def asked(arrival_s: float, prompt_tokens: int, *hash_ids: int) -> TraceRequest:
+def asked(arrival_s: float, prompt_tokens: int) -> TraceRequest:
     return TraceRequest(
         arrival_s=arrival_s,
         prompt_tokens=prompt_tokens,
         output_tokens=1,
-        hash_ids=hash_ids,
+        hash_ids=(),
         hash_block_tokens=512,
     )
 
@@ -80,40 +80,6 @@ def test_a_run_that_served_nothing_has_no_latency_figures() -> None:
     assert flat["goodput_rps"] == 0
     assert not any(name.startswith("ttft") for name in flat)
     assert not any(math.isnan(value) for value in flat.values())
-
-
-def test_the_ideal_cache_holds_a_block_once_any_request_named_it() -> None:
-    workload = [asked(0, 1024, 1, 2), asked(1, 1024, 1, 3), asked(2, 1024, 9, 2)]
-    assert ideal_hit_ratio(workload) == pytest.approx(512 / 3072)
-
-
-def test_the_ideal_cache_never_holds_the_last_token() -> None:
-    assert ideal_hit_ratio([asked(0, 512, 1), asked(1, 512, 1)]) == pytest.approx(511 / 1024)
-
-
-def test_what_an_endless_cache_would_hold_is_counted_over_all_prompts() -> None:
-    prompts = [(128, (1, 2)), (128, (1, 3)), (100, (1, 3))]
-    workload = [TraceRequest(0.0, tokens, 20, ids, 64) for tokens, ids in prompts]
-    assert ideal_hit_ratio(workload) == pytest.approx((64 + 99) / 356)
-    assert ideal_hit_ratio([]) == 0.0
-
-
-def test_of_a_run_begun_by_an_earlier_prompt_only_that_part_is_held() -> None:
-    workload = [asked(0, 600, 1, 2), asked(1, 2000, 1, 2, 3, 4)]
-    assert ideal_hit_ratio(workload) == pytest.approx(600 / 2600)
-
-
-def test_an_answer_that_is_sent_back_counts_as_held() -> None:
-    first = TraceRequest(0.0, 600, 400, (1, 2), 512, ())
-    later = asked(1, 1200, 1, 2, 3)
-    assert ideal_hit_ratio([first, later]) == pytest.approx(600 / 1800)
-    known = TraceRequest(0.0, 600, 400, (1,), 512, (2,))
-    assert ideal_hit_ratio([known, later]) == pytest.approx(1000 / 1800)
-
-
-def test_a_block_after_a_miss_does_not_count() -> None:
-    workload = [asked(0, 1536, 1, 2, 3), asked(1, 1536, 1, 9, 3)]
-    assert ideal_hit_ratio(workload) == pytest.approx(512 / 3072)
 
 
 def test_a_steady_workload_spans_count_over_rate() -> None:

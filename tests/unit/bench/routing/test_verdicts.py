@@ -96,3 +96,14 @@ def test_the_file_of_everyone_has_a_line_per_cell_and_policy() -> None:
     assert len(lines) == 6
     assert all(line.count(",") == heading.count(",") for line in lines)
     assert lines[0].startswith("mooncake-synthetic,h100,70,headrace,1,0.8,0")
+
+
+def test_the_floor_stands_beside_the_best_rival() -> None:
+    found = compared()
+    cell = Cell("mooncake-synthetic", "h100", 70)
+    floored = Compared({}, found.cells, {cell: [{"ttft_mean_s": 0.6}]})
+    made = figures(floored)
+    assert made["mooncake-synthetic.h100.load70.ttft_mean_s.floor"] == pytest.approx(0.6)
+    assert made["mooncake-synthetic.h100.load70.ttft_mean_s.floor_ratio"] == pytest.approx(0.6)
+    assert made["worst.mooncake-synthetic.load70.ttft_mean_s.floor_ratio"] == pytest.approx(0.6)
+    assert "mooncake-synthetic.mixed.load70.ttft_mean_s.floor" not in made
