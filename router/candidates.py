@@ -174,4 +174,5 @@ class Candidates:
             None,
             *load.rates(engine_s),
             adapter.others_ms,
+            load.slot_ms(engine_s, speed.sequences),
         )

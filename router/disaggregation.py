@@ -83,7 +83,7 @@ def _pair(prompt_tokens: int, p: Candidate, d: Candidate, tokens_per_s: float) -
         p.fixed_ms,
         p.per_token_ms,
         p.per_pair_ms,
-        p.transfer_ms + HANDOVER_MS + fetch_ms + d.transfer_ms + d.fixed_ms,
+        p.transfer_ms + HANDOVER_MS + fetch_ms + d.transfer_ms + d.step_ms + d.fixed_ms,
         p.load_ms + d.load_ms,
         d.session_here,
         p.exact,

@@ -11,6 +11,7 @@ from headrace.core.ids import EndpointId, RequestId
 from headrace.core.request import RouteRequest
 from router.flow import Flow
 from router.reserve import Reserve
+from router.slots import Slots
 from router.speed import PrefillSpeed, token_pairs
 
 PRESUMED_OUTPUT_TOKENS: Final = 256
@@ -76,6 +77,23 @@ class EndpointLoad:
         self._strangers_waiting = 0
         self._reported_s = -1.0
         self._flow = Flow()
+        self._slots = Slots()
+
+    def slot_ms(self, now_s: float, slots: int | None) -> float:
+        """Return the expected milliseconds until one more request has a place in the batch.
+
+        Those that run must end first, and they end as fast as others were sent.
+
+        Args:
+            now_s: Engine seconds.
+            slots: Requests that it computes at once; None where nobody said.
+
+        """
+        slots = slots or self._slots.seen
+        if slots is None or self.inflight < slots:
+            return 0.0
+        per_ms, _ = self._flow.rates(now_s)
+        return (self.inflight + 1 - slots) / per_ms if per_ms > 0.0 else 0.0
 
     def rates(self, now_s: float) -> tuple[float, float]:
         """Return requests per millisecond sent here, and milliseconds of work per millisecond."""
@@ -101,6 +119,7 @@ class EndpointLoad:
         if load.at_s <= self._reported_s:
             return
         self._reported_s = load.at_s
+        self._slots.reported(load.running, load.waiting)
         strangers = max(0, load.running + load.waiting - self.inflight)
         self._strangers = (self._strangers[1], strangers)
         self._strangers_waiting = min(*self._strangers, load.waiting)
@@ -176,6 +195,7 @@ class EndpointLoad:
 
     def ended(self, request_id: RequestId, entry: _Entry, now_s: float) -> None:
         """Take a request out, whether it had its first token or not."""
+        self._slots.ended()
         self.inflight -= 1
         self.resident_tokens -= entry.resident_tokens
         if entry.decoding:

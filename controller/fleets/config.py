@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
@@ -270,11 +271,12 @@ class FleetSettings(BaseModel):
     @property
     def speed(self) -> Speed:
         """What is presumed of each engine until it has been measured."""
-        rate = self.transfer_tokens_per_s
-        if rate is None and self.engine is EngineKind.SIMULATED:
+        rate, simulated = self.transfer_tokens_per_s, self.engine is EngineKind.SIMULATED
+        if rate is None and simulated:
             kv_bytes = self.simulated.shape().kv_bytes_per_token
             rate = self.simulated.kv_transfer_bytes_per_s / kv_bytes
-        return Speed() if rate is None else Speed(transfer_tokens_per_s=rate)
+        speed = Speed(sequences=self.simulated.max_num_seqs if simulated else None)
+        return speed if rate is None else replace(speed, transfer_tokens_per_s=rate)
 
     @property
     def cards(self) -> int:

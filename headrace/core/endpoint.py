@@ -40,6 +40,8 @@ class Speed:
             else: 84 MB, as of rank 16 on all layers of an 8B model, read from disk in 30 ms and
             moved over PCIe 4.0 in 4, and the engine's own share. vLLM keeps no more adapters in
             memory than it has slots, unless told to.
+        sequences: Requests that it computes at once (vLLM's ``max_num_seqs``). None where nobody
+            said; the router then finds it out once so many run and others wait.
 
     """
 
@@ -49,6 +51,7 @@ class Speed:
     transfer_tokens_per_s: float = 100_000.0
     adapter_load_ms: float = 500.0
     adapter_swap_ms: float = 40.0
+    sequences: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

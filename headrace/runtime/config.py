@@ -183,6 +183,13 @@ class EndpointSettings(BaseModel):
         description="Milliseconds for which it stands still to bring an adapter that it knows into "
         "a slot.",
     )
+    sequences: int | None = Field(
+        default=None,
+        ge=1,
+        le=100_000,
+        description="Requests that it computes at once (vLLM's --max-num-seqs). Unset: found out "
+        "once so many run and others wait.",
+    )
     adapter_slots: int | None = Field(
         default=None,
         ge=0,

@@ -33,6 +33,7 @@ class SaidSpeed(msgspec.Struct, frozen=True):
     fetch_tokens_per_s: _Rate = _SPEED.fetch_tokens_per_s
     transfer_tokens_per_s: _Rate = _SPEED.transfer_tokens_per_s
     adapter_load_ms: Annotated[float, msgspec.Meta(ge=0)] = _SPEED.adapter_load_ms
+    sequences: Annotated[int, msgspec.Meta(gt=0)] | None = _SPEED.sequences
 
 
 class Said(msgspec.Struct, frozen=True):

@@ -21,4 +21,5 @@ def presumed_speed(spec: EngineSpec) -> Speed:
         transfer_tokens_per_s=spec.kv_transfer_bytes_per_s / spec.model.kv_bytes_per_token,
         adapter_load_ms=0.0,  # it has no files to fetch
         adapter_swap_ms=spec.lora_load_s * 1_000.0,
+        sequences=spec.max_num_seqs,
     )

@@ -67,7 +67,7 @@ def test_a_decision_that_comes_out_otherwise_is_shown_and_exits_with_1(
     assert result.exit_code == 1
     assert "re-run: DIFFERENT" in result.output
     assert "sim-0 was chosen, now sim-2" in result.output
-    assert "queue 12.5, now 500.0" in result.output
+    assert "queue 20.0, now 507.5" in result.output
 
 
 def test_another_policys_choice_is_shown_beside_it(file: Path) -> None:

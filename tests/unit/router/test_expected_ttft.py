@@ -6,7 +6,7 @@ from random import Random
 import pytest
 
 from headrace.core.ids import EndpointId
-from router.policies.expected_ttft import BUSY_MOST, FULL_RATIO, ExpectedTtft
+from router.policies.expected_ttft import BUSY_MOST, FULL_RATIO, SHARED_RATIO, ExpectedTtft
 from router.policy import Candidate, Terms
 from tests.support.routing import SPEED, A, B, request, router, view
 
@@ -32,13 +32,29 @@ def test_prefill_is_of_what_is_not_cached_and_attends_to_what_is() -> None:
 
 
 def test_each_thing_that_takes_time_is_added() -> None:
-    busy = replace(IDLE, queued_ms=40.0, transfer_ms=7.0, load_ms=500.0, decoding=3)
-    assert part("queue", busy) == 40.0
+    busy = replace(IDLE, queued_ms=40.0, transfer_ms=7.0, load_ms=500.0, inflight=3, decoding=3)
+    assert part("queue", busy) == 40.0 + 7.5  # half of a step is still to run
     assert part("transfer", busy) == 7.0
     assert part("adapter", busy) == 500.0
     assert part("decode", busy) >= part("decode", IDLE) == 0.0
     more = terms(busy).cost - terms(IDLE).cost
-    assert more == pytest.approx(547.0 + part("decode", busy))
+    assert more == pytest.approx(554.5 + part("decode", busy))
+
+
+def test_one_waits_for_a_place_in_the_batch_where_there_is_none() -> None:
+    assert "slot" not in dict(terms(IDLE).parts)
+    packed = replace(IDLE, slot_ms=80.0)
+    assert part("slot", packed) == 80.0
+    assert terms(packed).cost == pytest.approx(terms(IDLE).cost + 80.0)
+
+
+def test_work_delays_those_who_get_their_first_token_in_the_same_step() -> None:
+    def others(queued: int) -> float:
+        return part("others", replace(IDLE, inflight=4 + queued, decoding=4))
+
+    work = part("prefill", IDLE) - IDLE.fixed_ms
+    assert others(0) == 0.0
+    assert others(6) == pytest.approx(SHARED_RATIO * work * 6)
 
 
 def test_a_full_cache_costs_per_work_and_stays_finite() -> None:

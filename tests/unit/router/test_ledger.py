@@ -205,3 +205,28 @@ def test_after_sums_that_do_not_come_out_even_an_idle_endpoint_is_as_good_as_new
         one.dispatched(request("x", 1_000), A, cached_tokens=0.0, now_s=0.0)
         one.dispatched(request("y", 1_000), A, cached_tokens=0.0, now_s=0.0)
     assert books.queued_ms(0.0) == new.queued_ms(0.0)
+
+
+def test_beyond_its_places_a_request_waits_until_enough_have_ended() -> None:
+    r = router(view(A, speed=replace(SPEED, sequences=4)))
+    for n in range(6):
+        beyond, found = max(0, n - 3), seen(r, 1.0)
+        assert found.slot_ms == pytest.approx(beyond / found.sent_per_ms if beyond else 0.0)
+        send(r, request(f"r{n}", 100, n))
+    for n in range(3):
+        r.released(RequestId(f"r{n}"), 1.0)
+    assert seen(r, 1.0).slot_ms == 0.0
+
+
+def test_how_many_places_there_are_is_found_out_where_nobody_said() -> None:
+    r = router(view(A))
+    for n in range(9):
+        send(r, request(f"r{n}", 100, n))
+    report(r, 6, 3, 1.0)
+    assert seen(r, 1.0).slot_ms == 0.0
+    for n in range(3):
+        send(r, request(f"new{n}", 100, n), 1.0)
+        r.released(RequestId(f"r{n}"), 1.0)
+        report(r, 6, 3, 2.0 + n)
+    found = seen(r, 4.0)
+    assert found.slot_ms == pytest.approx(4.0 / found.sent_per_ms)  # 9 in flight, 6 places
