@@ -22,10 +22,10 @@ BUSY_MOST: Final = 0.9
 """Largest share of its time for which an endpoint counts as busy with prompts: what is lost to a
 delay grows without bounds near 1, and the share is only an estimate."""
 
-DECODE_RATIO: Final = 0.05
+DECODE_RATIO: Final = 0.1
 """Milliseconds charged per millisecond of our work and sequence decoding there, where no pair could
 compute the prompt instead. They end so much later, and hold their KV and slow down steps for so
-much longer. Of 0, 0.02, 0.05 and 0.1 this gave the least mean TTFT in the twin."""
+much longer. Of 0.05, 0.1 and 0.15 this gave the least mean TTFT in the twin."""
 
 SHARED_RATIO: Final = 0.25
 """Milliseconds charged per millisecond of our work and prompt queued there: those that go into
