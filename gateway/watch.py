@@ -41,6 +41,7 @@ class Watch:
         self._inflight = telemetry.gauge("headrace_inflight_requests").labels()
         self._per_endpoint = telemetry.gauge("headrace_endpoint_inflight_requests")
         self._health = telemetry.gauge("headrace_endpoints")
+        self._old = telemetry.gauge("headrace_endpoints_old").labels()
         self._held = telemetry.gauge("headrace_held_requests").labels()
         self._index = IndexMetrics(router, subscriber, telemetry, parts.clock)
         self._shadow = None if parts.shadow is None else ShadowMetrics(parts.shadow, telemetry)
@@ -88,6 +89,7 @@ class Watch:
                 gauge = self._per_endpoint.labels(view.endpoint_id)
                 gauge.set(self._router.inflight(view.endpoint_id))
             self._held.set(self._router.held)
+            self._old.set(self._source.away)
             self._index.update()
             if self._shadow is not None:
                 self._shadow.update()

@@ -23,6 +23,11 @@ class EndpointSource(Protocol):
         """Return all of them, as now known, ordered by id."""
         ...
 
+    @property
+    def away(self) -> bool:
+        """Whether the list may be old: who tells it is away, or tells what cannot be used."""
+        return False
+
     async def changed(self) -> None:
         """Wait until the list differs from what it is at the moment of the call.
 

@@ -79,6 +79,11 @@ class FileSource(EndpointSource):
         await self._list.changed()
 
     @property
+    @override
+    def away(self) -> bool:
+        return bool(self._problem)
+
+    @property
     def problem(self) -> str:
         """What is wrong with the file as it is now: the list is an older one; empty if nothing."""
         return self._problem

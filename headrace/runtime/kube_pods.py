@@ -61,8 +61,8 @@ class PodSource(EndpointSource):
         await self._list.changed()
 
     @property
+    @override
     def away(self) -> bool:
-        """Whether the API server did not answer when last asked: the list may be old."""
         return self._reflector.away
 
     @property

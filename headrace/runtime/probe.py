@@ -88,6 +88,11 @@ class Prober(EndpointSource):
     async def changed(self) -> None:
         await self._published.changed()
 
+    @property
+    @override
+    def away(self) -> bool:
+        return self._source.away
+
     def get(self, endpoint_id: EndpointId) -> EndpointView | None:
         """Return one endpoint as published, or None when it is not known."""
         return self._published.get(endpoint_id)

@@ -67,9 +67,9 @@ class SocketSource(EndpointSource):
         await self._list.changed()
 
     @property
+    @override
     def away(self) -> bool:
-        """Whether nobody tells at the moment: the list may be old."""
-        return self._away
+        return self._away or bool(self._problem)
 
     @property
     def problem(self) -> str:

@@ -171,6 +171,13 @@ METRICS: Final[Sequence[MetricSpec]] = (
         ("health",),
     ),
     MetricSpec(
+        "headrace_endpoints_old",
+        "gauge",
+        "0 or 1",
+        "1 while the list of endpoints may be old: the file, fleet, Ray or API server that tells "
+        "it is away, or tells what cannot be used. The last good list stays in use.",
+    ),
+    MetricSpec(
         "headrace_retries_total",
         "counter",
         "attempts",

@@ -79,8 +79,8 @@ class RaySource(EndpointSource):
         await self._list.changed()
 
     @property
+    @override
     def away(self) -> bool:
-        """Whether Ray did not answer when last asked: the list may be old."""
         return self._away
 
     async def synced(self) -> None:

@@ -50,6 +50,13 @@ class Front:
             (decision,) = json.load(reply)["data"]
         return str(decision["endpoint"])
 
+    def list_is_old(self) -> bool:
+        """What the gateway's metric says."""
+        with urllib.request.urlopen(f"{self.gateway.url}/metrics", timeout=20) as reply:
+            page = reply.read().decode()
+        (row,) = (row for row in page.splitlines() if row.startswith("headrace_endpoints_old "))
+        return float(row.split()[1]) == 1.0
+
     def lines(self, event: str) -> list[dict[str, Any]]:
         found = [json.loads(text) for text in self.log.read_text().splitlines()]
         return [line for line in found if line.get("event") == event]
@@ -128,6 +135,7 @@ def test_one_that_drains_gets_nothing_new_and_its_streams_end(front: Front) -> N
 
 
 def test_a_bad_file_changes_nothing_and_is_told_by_field(front: Front) -> None:
+    assert not front.list_is_old()
     front.file.write_text("endpoints: [{url: nowhere}]\n")
     front.until(lambda: bool(front.lines("endpoints_file_bad")))
     (line,) = front.lines("endpoints_file_bad")
@@ -136,3 +144,6 @@ def test_a_bad_file_changes_nothing_and_is_told_by_field(front: Front) -> None:
     front.file.unlink()
     front.until(lambda: len(front.lines("endpoints_file_bad")) == 2)
     assert front.served_by() == "engine-0"
+    front.until(front.list_is_old)
+    front.tell(0)
+    front.until(lambda: not front.list_is_old())

@@ -84,11 +84,13 @@ async def test_one_that_is_bad_or_gone_leaves_the_last_good_list_and_says_so_onc
             assert ids(source) == ["a"]
             file.unlink()
             await until(lambda: "cannot be read" in source.problem)
+            assert source.away
             await asyncio.sleep(5 * LOOK_S)
             assert ids(source) == ["a"]
             file.write_text(listing("a", "b"))
             await until(lambda: ids(source) == ["a", "b"])
             assert source.problem == ""
+            assert not source.away
     told = [line["why"] for line in lines if line["event"] == "endpoints_file_bad"]
     assert len(told) == 2, told
 

@@ -249,5 +249,6 @@ async def test_what_cannot_be_read_leaves_the_last_list(tmp_path: Path) -> None:
     server = await asyncio.start_unix_server(bad, path)
     async with followed(path) as source:
         await until(lambda: "endpoints[0].url" in source.problem)
+        assert source.away
         assert source.endpoints() == [view("a")]
     server.close()
