@@ -19,29 +19,26 @@ class Flow:
     def __init__(self) -> None:
         self._requests = 0.0
         self._work_ms = 0.0
-        self._first_s: float | None = None
-        self._at_s = 0.0
+        self._unseen = 1.0  # weight of the time before the first request
+        self._at_s = -1.0
 
     def sent(self, work_ms: float, now_s: float) -> None:
         """Note one request, and the milliseconds for which its prompt will be computed."""
-        if self._first_s is None:
-            self._first_s = self._at_s = now_s
-        self._forget(now_s)
+        if self._at_s < 0.0:
+            self._at_s = now_s
+        if now_s > self._at_s:
+            kept = math.exp((self._at_s - now_s) / MEMORY_S)
+            self._requests *= kept
+            self._work_ms *= kept
+            self._unseen *= kept
+            self._at_s = now_s
         self._requests += 1.0
         self._work_ms += work_ms
 
     def rates(self, now_s: float) -> tuple[float, float]:
         """Return requests per millisecond, and milliseconds of work per millisecond."""
-        if self._first_s is None:
+        if not self._requests:
             return 0.0, 0.0
-        self._forget(now_s)
-        seen = max(SEEN_LEAST, 1.0 - math.exp((self._first_s - now_s) / MEMORY_S))
-        over_ms = seen * MEMORY_S * 1_000.0
-        return self._requests / over_ms, self._work_ms / over_ms
-
-    def _forget(self, now_s: float) -> None:
-        if now_s > self._at_s:
-            kept = math.exp((self._at_s - now_s) / MEMORY_S)
-            self._requests *= kept
-            self._work_ms *= kept
-            self._at_s = now_s
+        kept = math.exp((self._at_s - now_s) / MEMORY_S) if now_s > self._at_s else 1.0
+        per_ms = kept / (max(SEEN_LEAST, 1.0 - kept * self._unseen) * MEMORY_S * 1_000.0)
+        return self._requests * per_ms, self._work_ms * per_ms

@@ -48,6 +48,18 @@ class _Entry:
         return self.miss_tokens == 0.0
 
 
+@dataclass(slots=True)
+class _Ahead:
+    """What is queued: when the oldest will be computed, and how long the others take after it.
+
+    ``silent``: the oldest will not show its first token.
+    """
+
+    due_s: float
+    rest_ms: float
+    silent: bool
+
+
 def resident_tokens(request: RouteRequest) -> float:
     """Return the KV tokens a request will need: its prompt and what its reply may come to."""
     output = request.max_output_tokens or PRESUMED_OUTPUT_TOKENS
@@ -72,6 +84,7 @@ class EndpointLoad:
         self._queued_pairs = 0.0
         self._loading_ms = 0.0
         self._progress_s = 0.0
+        self._ahead: _Ahead | None = None  # worked out once for many decisions
         self._shared_ratio = 1.0
         self._strangers = (0, 0)
         self._strangers_waiting = 0
@@ -131,19 +144,36 @@ class EndpointLoad:
 
     def queued_ms(self, now_s: float) -> float:
         """Return the expected milliseconds until all that is queued here has been computed."""
-        self._presume_silent(now_s)
         others_ms = 0.0
         if self._strangers_waiting:
             others_ms = self._strangers_waiting * self.speed.ms(PRESUMED_PROMPT_TOKENS, 0.0)
-        if not self._queued:
-            return others_ms
+        while self._queued:
+            ahead = self._ahead or self._look_ahead()
+            left_ms = (ahead.due_s - now_s) * 1_000.0
+            if left_ms > 0.0:
+                return others_ms + left_ms + ahead.rest_ms
+            if not ahead.silent:
+                return others_ms + ahead.rest_ms
+            # it will not show its first token, so it is taken for computed when its time is up
+            request_id, oldest = next(iter(self._queued.items()))
+            self._computed(request_id, oldest, ahead.due_s)
+        return others_ms
+
+    def _look_ahead(self) -> _Ahead:
+        """Say when the oldest in the queue, which is not empty, is due, and what comes then."""
         oldest = next(iter(self._queued.values()))
         oldest_ms = self.speed.ms(oldest.miss_tokens, oldest.miss_pairs) + oldest.load_ms
-        spent_ms = (now_s - max(self._progress_s, oldest.dispatched_s)) * 1_000.0
         rest = self._queued_tokens - oldest.miss_tokens
         rest_ms = self.speed.work_ms(rest, self._queued_pairs - oldest.miss_pairs)
         rest_ms += self._loading_ms - oldest.load_ms
-        return others_ms + max(0.0, oldest_ms - spent_ms) + max(0.0, rest_ms)
+        since_s = max(self._progress_s, oldest.dispatched_s)
+        self._ahead = _Ahead(since_s + oldest_ms / 1_000.0, max(0.0, rest_ms), oldest.silent)
+        return self._ahead
+
+    def measured(self, speed: PrefillSpeed) -> None:
+        """Begin the learning of its speed anew."""
+        self.speed = speed
+        self._ahead = None
 
     def sent(self, request_id: RequestId, entry: _Entry) -> None:
         """Add a request just sent here."""
@@ -153,6 +183,7 @@ class EndpointLoad:
         self.resident_tokens += entry.resident_tokens
         if entry.fetched:
             return
+        self._ahead = None
         self._queued[request_id] = entry
         self._queued_tokens += entry.miss_tokens
         self._queued_pairs += entry.miss_pairs
@@ -173,19 +204,9 @@ class EndpointLoad:
             )
         self._computed(request_id, entry, now_s)
 
-    def _presume_silent(self, now_s: float) -> None:
-        """Take a request that will not show its first token for computed when its time is up."""
-        while self._queued:
-            request_id, oldest = next(iter(self._queued.items()))
-            since_s = max(self._progress_s, oldest.dispatched_s)
-            due_ms = self.speed.ms(oldest.miss_tokens, oldest.miss_pairs) + oldest.load_ms
-            due_s = since_s + due_ms / 1_000.0
-            if not oldest.silent or now_s < due_s:
-                return
-            self._computed(request_id, oldest, due_s)
-
     def _computed(self, request_id: RequestId, entry: _Entry, at_s: float) -> None:
         del self._queued[request_id]
+        self._ahead = None
         entry.decoding = True
         self.decoding += 1
         self._queued_tokens -= entry.miss_tokens
@@ -204,6 +225,7 @@ class EndpointLoad:
             if next(iter(self._queued)) == request_id:  # the next one starts now
                 self._progress_s = max(self._progress_s, now_s)
             del self._queued[request_id]
+            self._ahead = None
             self._queued_tokens -= entry.miss_tokens
             self._queued_pairs -= entry.miss_pairs
             self._loading_ms -= entry.load_ms
@@ -229,7 +251,7 @@ class Ledger:
         if load is None:
             load = self._loads[endpoint_id] = EndpointLoad(PrefillSpeed(presumed_tokens_per_s))
         elif load.speed.presumed_tokens_per_s != presumed_tokens_per_s:
-            load.speed = PrefillSpeed(presumed_tokens_per_s)
+            load.measured(PrefillSpeed(presumed_tokens_per_s))
         return load
 
     def has(self, request_id: RequestId) -> bool:
