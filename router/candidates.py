@@ -9,7 +9,7 @@ from typing import Final
 from headrace.core.endpoint import EndpointView
 from headrace.core.ids import EndpointId
 from headrace.core.request import RouteRequest
-from router.adapters import AdapterBook
+from router.adapters import FREE, AdapterBook
 from router.disaggregation import pairs
 from router.endpoints import Endpoints
 from router.held import Held, HoldLimits, Opening
@@ -78,7 +78,8 @@ class Candidates:
     ) -> list[Candidate]:
         """Return what is known of each endpoint, in the order given."""
         last = self._sessions.last(request.session)
-        made = [self._of(view, request, cached, last, engine_s) for view in views]
+        adapted = self._adapters.is_adapter(request.model)
+        made = [self._of(view, request, cached, last, engine_s, adapted=adapted) for view in views]
         self._unseen.charge(made, engine_s)
         return made
 
@@ -150,21 +151,23 @@ class Candidates:
         cached: Mapping[EndpointId, Cached],
         last: EndpointId | None,
         engine_s: float,
+        *,
+        adapted: bool,
     ) -> Candidate:
         endpoint_id, speed = view.endpoint_id, view.speed
         load = self.load(view)
         held = cached.get(endpoint_id, NOTHING)
-        fit = load.speed
-        adapter = self._adapters.cost(endpoint_id, request.model, engine_s)
+        fit, kv_tokens = load.speed, load.kv_tokens
+        adapter = self._adapters.cost(endpoint_id, request.model, engine_s) if adapted else FREE
         return Candidate(
             endpoint_id,
             held.tokens,
             load.inflight,
             load.decoding,
             load.queued_ms(engine_s),
-            load.kv_tokens,
+            kv_tokens,
             speed.kv_tokens,
-            fit.fixed_ms + load.beside_ms,
+            fit.fixed_ms + fit.per_beside_ms * kv_tokens,
             fit.per_token_ms,
             fit.per_pair_ms,
             (held.tokens - held.gpu_tokens) / speed.fetch_tokens_per_s * 1_000.0,

@@ -117,11 +117,6 @@ class EndpointLoad:
         """KV tokens that the requests in flight hold or will need, as far as they do not share."""
         return self.resident_tokens * self._shared_ratio
 
-    @property
-    def beside_ms(self) -> float:
-        """How much longer a prompt takes for what the requests in flight hold."""
-        return self.speed.per_beside_ms * self.kv_tokens
-
     def reported(self, load: EngineLoad, kv_tokens: int) -> None:
         """Take an engine's own report into account; an old one changes nothing.
 
