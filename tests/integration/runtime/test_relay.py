@@ -99,7 +99,11 @@ async def relay(engine: Engine, telemetry: Telemetry) -> AsyncIterator[Relay]:
         events=engine.publisher.endpoint, replay=engine.publisher.replay_endpoint, topic=TOPIC
     )
     settings = RelaySettings(
-        engine=addresses, events="tcp://127.0.0.1:*", replay="tcp://127.0.0.1:*", batches=100
+        engine=addresses,
+        events="tcp://127.0.0.1:*",
+        replay="tcp://127.0.0.1:*",
+        batches=100,
+        replay_s=LIMIT_S,  # a machine that stands still for a moment leaves no hole
     )
     relay = Relay(addresses, settings, telemetry)
     relay.open()
