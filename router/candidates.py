@@ -159,6 +159,7 @@ class Candidates:
         held = cached.get(endpoint_id, NOTHING)
         fit, kv_tokens = load.speed, load.kv_tokens
         adapter = self._adapters.cost(endpoint_id, request.model, engine_s) if adapted else FREE
+        sent_per_ms, busy_ratio = load.rates(engine_s)
         return Candidate(
             endpoint_id,
             held.tokens,
@@ -175,7 +176,8 @@ class Candidates:
             last == endpoint_id,
             self._prefixes.exact(endpoint_id, request),
             None,
-            *load.rates(engine_s),
+            sent_per_ms,
+            busy_ratio,
             adapter.others_ms,
-            load.slot_ms(engine_s, speed.sequences),
+            load.slot_ms(sent_per_ms, speed.sequences),
         )

@@ -92,21 +92,20 @@ class EndpointLoad:
         self._flow = Flow()
         self._slots = Slots()
 
-    def slot_ms(self, now_s: float, slots: int | None) -> float:
+    def slot_ms(self, sent_per_ms: float, slots: int | None) -> float:
         """Return the expected milliseconds until one more request has a place in the batch.
 
         Those that run must end first, and they end as fast as others were sent.
 
         Args:
-            now_s: Engine seconds.
+            sent_per_ms: The first of ``rates``.
             slots: Requests that it computes at once; None where nobody said.
 
         """
         slots = slots or self._slots.seen
         if slots is None or self.inflight < slots:
             return 0.0
-        per_ms, _ = self._flow.rates(now_s)
-        return (self.inflight + 1 - slots) / per_ms if per_ms > 0.0 else 0.0
+        return (self.inflight + 1 - slots) / sent_per_ms if sent_per_ms > 0.0 else 0.0
 
     def rates(self, now_s: float) -> tuple[float, float]:
         """Return requests per millisecond sent here, and milliseconds of work per millisecond."""
@@ -145,10 +144,8 @@ class EndpointLoad:
         while self._queued:
             ahead = self._ahead or self._look_ahead()
             left_ms = (ahead.due_s - now_s) * 1_000.0
-            if left_ms > 0.0:
-                return others_ms + left_ms + ahead.rest_ms
-            if not ahead.silent:
-                return others_ms + ahead.rest_ms
+            if left_ms > 0.0 or not ahead.silent:
+                return others_ms + max(0.0, left_ms) + ahead.rest_ms
             # it will not show its first token, so it is taken for computed when its time is up
             request_id, oldest = next(iter(self._queued.items()))
             self._computed(request_id, oldest, ahead.due_s)
@@ -200,14 +197,17 @@ class EndpointLoad:
         self._computed(request_id, entry, now_s)
 
     def _computed(self, request_id: RequestId, entry: _Entry, at_s: float) -> None:
-        del self._queued[request_id]
-        self._ahead = None
+        self._unqueue(request_id, entry)
         entry.decoding = True
         self.decoding += 1
+        self._progress_s = at_s
+
+    def _unqueue(self, request_id: RequestId, entry: _Entry) -> None:
+        del self._queued[request_id]
         self._queued_tokens -= entry.miss_tokens
         self._queued_pairs -= entry.miss_pairs
         self._loading_ms -= entry.load_ms
-        self._progress_s = at_s
+        self._ahead = None
 
     def ended(self, request_id: RequestId, entry: _Entry, now_s: float) -> None:
         """Take a request out, whether it had its first token or not."""
@@ -219,11 +219,7 @@ class EndpointLoad:
         elif request_id in self._queued:
             if next(iter(self._queued)) == request_id:  # the next one starts now
                 self._progress_s = max(self._progress_s, now_s)
-            del self._queued[request_id]
-            self._ahead = None
-            self._queued_tokens -= entry.miss_tokens
-            self._queued_pairs -= entry.miss_pairs
-            self._loading_ms -= entry.load_ms
+            self._unqueue(request_id, entry)
         if self.inflight == 0:  # float sums drift; an idle endpoint is exactly empty
             self.resident_tokens = self._queued_tokens = self._queued_pairs = 0.0
             self._loading_ms = 0.0

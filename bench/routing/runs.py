@@ -36,12 +36,12 @@ def figures_of(run: Run) -> dict[str, float]:
     """Run it and return its figures; of the floor, only the mean TTFT."""
     workload = requests_of(run.trace, run.seed, run.rate_rps, run.count)
     specs = specs_of(run.fleet)
+    first = int(WARM_UP_RATIO * len(workload))
     if run.policy == FLOOR:
-        least_s = list(least_ttft_s(workload, specs))[int(WARM_UP_RATIO * len(workload)) :]
+        least_s = list(least_ttft_s(workload, specs))[first:]
         return {"ttft_mean_s": math.fsum(least_s) / len(least_s)}
     placement = CONTENDERS[run.policy](run.seed)
     result = run_placement(workload, specs=specs, placement=placement, seed=run.seed)
-    first = int(WARM_UP_RATIO * len(workload))
     report = summarise(
         run.policy,
         result.records[first:],

@@ -105,7 +105,7 @@ def above_floor(compared: Compared, cell: Cell) -> tuple[Estimate, Estimate] | N
 
 
 def _floors(compared: Compared) -> Iterator[tuple[str, float]]:
-    """The floor of each cell; and at the loads of the goals, the worst over fleets beside rivals.
+    """The floor of each cell; and per trace and load, the worst over fleets beside rivals.
 
     A goal below that last figure is out of anybody's reach.
     """
