@@ -89,12 +89,16 @@ def decide(
 
 
 def _near(order: Sequence[int], terms: Sequence[Terms], most: float) -> list[int]:
-    """Return those that cost no more than ``most``; whether to split is not left to chance."""
+    """Return those that cost no more than ``most``; whether to split is not left to chance.
+
+    ``order`` is by cost. Pairs end where one endpoint alone costs as little.
+    """
     split = terms[order[0]].prefill_id is not None
     near: list[int] = []
     for i in order:
-        if terms[i].cost > most:
+        alone = terms[i].prefill_id is None
+        if terms[i].cost > most or (split and alone):
             break
-        if (terms[i].prefill_id is not None) == split:
+        if split or alone:
             near.append(i)
     return near

@@ -321,6 +321,20 @@ def test_whether_to_split_is_not_left_to_chance() -> None:
     assert chosen == {None}
 
 
+def test_a_pair_near_the_best_is_not_taken_where_one_alone_costs_less() -> None:
+    policy = make_policy("expected-ttft")
+    alone = candidate("a", queued_ms=1_000.0)
+    best, worse = (
+        replace(alone, queued_ms=queued_ms, endpoint_id=C, prefill_id=P)
+        for queued_ms in (998.0, 1_002.0)
+    )
+    chosen = {
+        decide(splittable(), [alone, best, worse], policy, Random(seed)).candidate.queued_ms
+        for seed in range(20)
+    }
+    assert chosen == {best.queued_ms}
+
+
 def test_a_split_is_recorded_and_decided_again() -> None:
     made = fleet()
     decoding(made, 20)
