@@ -79,7 +79,40 @@ class Candidates:
         """Return what is known of each endpoint, in the order given."""
         last = self._sessions.last(request.session)
         adapted = self._adapters.is_adapter(request.model)
-        made = [self._of(view, request, cached, last, engine_s, adapted=adapted) for view in views]
+        exact = self._prefixes.exact(request)
+        made: list[Candidate] = []
+        for view in views:  # written out: it runs once per endpoint in every decision
+            endpoint_id, speed = view.endpoint_id, view.speed
+            load = self.load(view)
+            held = cached.get(endpoint_id, NOTHING)
+            fit, kv_tokens = load.speed, load.kv_tokens
+            adapter = self._adapters.cost(endpoint_id, request.model, engine_s) if adapted else FREE
+            sent_per_ms, busy_ratio = load.rates(engine_s)
+            slot_ms, batch_ratio = load.batch(sent_per_ms, speed.sequences)
+            made.append(
+                Candidate(
+                    endpoint_id,
+                    held.tokens,
+                    load.inflight,
+                    load.decoding,
+                    load.queued_ms(engine_s),
+                    kv_tokens,
+                    speed.kv_tokens,
+                    fit.fixed_ms + fit.per_beside_ms * kv_tokens,
+                    fit.per_token_ms,
+                    fit.per_pair_ms,
+                    (held.tokens - held.gpu_tokens) / speed.fetch_tokens_per_s * 1_000.0,
+                    adapter.load_ms,
+                    last == endpoint_id,
+                    endpoint_id in exact,
+                    None,
+                    sent_per_ms,
+                    busy_ratio,
+                    adapter.others_ms,
+                    slot_ms,
+                    batch_ratio,
+                )
+            )
         self._unseen.charge(made, engine_s)
         return made
 
@@ -143,41 +176,3 @@ class Candidates:
                 speed = self.load(view).speed
                 openings.append(Opening(view.endpoint_id, room, speed.fixed_ms, speed.per_token_ms))
         return openings
-
-    def _of(
-        self,
-        view: EndpointView,
-        request: RouteRequest,
-        cached: Mapping[EndpointId, Cached],
-        last: EndpointId | None,
-        engine_s: float,
-        *,
-        adapted: bool,
-    ) -> Candidate:
-        endpoint_id, speed = view.endpoint_id, view.speed
-        load = self.load(view)
-        held = cached.get(endpoint_id, NOTHING)
-        fit, kv_tokens = load.speed, load.kv_tokens
-        adapter = self._adapters.cost(endpoint_id, request.model, engine_s) if adapted else FREE
-        sent_per_ms, busy_ratio = load.rates(engine_s)
-        return Candidate(
-            endpoint_id,
-            held.tokens,
-            load.inflight,
-            load.decoding,
-            load.queued_ms(engine_s),
-            kv_tokens,
-            speed.kv_tokens,
-            fit.fixed_ms + fit.per_beside_ms * kv_tokens,
-            fit.per_token_ms,
-            fit.per_pair_ms,
-            (held.tokens - held.gpu_tokens) / speed.fetch_tokens_per_s * 1_000.0,
-            adapter.load_ms,
-            last == endpoint_id,
-            self._prefixes.exact(endpoint_id, request),
-            None,
-            sent_per_ms,
-            busy_ratio,
-            adapter.others_ms,
-            load.slot_ms(sent_per_ms, speed.sequences),
-        )

@@ -90,4 +90,7 @@ def _pair(prompt_tokens: int, p: Candidate, d: Candidate, tokens_per_s: float) -
         p.endpoint_id,
         p.sent_per_ms,
         p.busy_ratio,
+        p.evict_ms + d.evict_ms,
+        d.slot_ms,
+        d.batch_ratio,
     )

@@ -23,11 +23,13 @@ class Endpoints:
         self._prefilled: frozenset[ModelName] = frozenset()
         self._adapters: Mapping[ModelName, AdapterSpec] = {}
         self._taking: dict[ModelName, tuple[EndpointView, ...]] = {}
+        self._open: dict[ModelName, Sequence[EndpointView]] = {}  # to requests without conditions
 
     def set_adapters(self, adapters: Mapping[ModelName, AdapterSpec]) -> None:
         """Replace the adapters that endpoints of their base model are given when need be."""
         self._adapters = adapters
         self._taking.clear()
+        self._open.clear()
 
     def set(self, views: Iterable[EndpointView]) -> list[EndpointId]:
         """Replace the whole list; return those that lost what they held: vanished or down."""
@@ -39,6 +41,7 @@ class Endpoints:
                 serving.setdefault(model, []).append(view)
         self._serving = {model: tuple(found) for model, found in serving.items()}
         self._taking.clear()
+        self._open.clear()
         self._loaded = {e: frozenset(view.models) for e, view in self._views.items()}
         self._names = {
             e: frozenset((*view.models, *view.loadable)) for e, view in self._views.items()
@@ -112,7 +115,7 @@ class Endpoints:
 
     def that_may_serve(
         self, request: RouteRequest, exclude: frozenset[EndpointId]
-    ) -> list[EndpointView]:
+    ) -> Sequence[EndpointView]:
         """Return the endpoints that may be given the request now, by id.
 
         Those that are ready, serve or can load the model, carry all labels asked for, and do not
@@ -122,6 +125,9 @@ class Endpoints:
             ModelNotFound: if no endpoint serves the model by that name.
 
         """
+        anywhere = not exclude and not request.labels
+        if anywhere and (found := self._open.get(request.model)) is not None:
+            return found
         views = self.serving(request.model)
         if not views:
             known = ", ".join(self.models()) or "none yet"
@@ -129,11 +135,14 @@ class Endpoints:
                 f"the model {request.model!r} does not exist; models served: {known}",
                 field="model",
             )
-        return [
+        found = [
             view
             for view in views
             if view.role is not Role.PREFILL and _may_take(view, request, exclude)
         ]
+        if anywhere:
+            self._open[request.model] = found
+        return found
 
     def that_may_prefill(
         self, request: RouteRequest, exclude: frozenset[EndpointId]

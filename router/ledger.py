@@ -92,10 +92,11 @@ class EndpointLoad:
         self._flow = Flow()
         self._slots = Slots()
 
-    def slot_ms(self, sent_per_ms: float, slots: int | None) -> float:
-        """Return the expected milliseconds until one more request has a place in the batch.
+    def batch(self, sent_per_ms: float, slots: int | None) -> tuple[float, float]:
+        """Return the milliseconds until one more request has a place in the batch, and its use.
 
-        Those that run must end first, and they end as fast as others were sent.
+        Use is requests in flight over places, and 0 while nobody knows how many there are. Those
+        that run must end first, and they are expected to end as fast as others were sent.
 
         Args:
             sent_per_ms: The first of ``rates``.
@@ -103,9 +104,11 @@ class EndpointLoad:
 
         """
         slots = slots or self._slots.seen
-        if slots is None or self.inflight < slots:
-            return 0.0
-        return (self.inflight + 1 - slots) / sent_per_ms if sent_per_ms > 0.0 else 0.0
+        if slots is None:
+            return 0.0, 0.0
+        more = self.inflight + 1 - slots
+        wait_ms = more / sent_per_ms if more > 0 and sent_per_ms > 0.0 else 0.0
+        return wait_ms, self.inflight / slots
 
     def rates(self, now_s: float) -> tuple[float, float]:
         """Return requests per millisecond sent here, and milliseconds of work per millisecond."""

@@ -51,6 +51,8 @@ class Candidate:
         evict_ms: What giving that adapter a slot costs requests for others.
         slot_ms: Expected milliseconds until one of the requests there ends and leaves it a place
             in the batch; 0 while there is one.
+        batch_ratio: Requests in flight there over the places in its batch; 0 while nobody knows
+            how many it has.
 
     """
 
@@ -73,6 +75,7 @@ class Candidate:
     busy_ratio: float = 0.0
     evict_ms: float = 0.0
     slot_ms: float = 0.0
+    batch_ratio: float = 0.0
 
     @property
     def step_ms(self) -> float:

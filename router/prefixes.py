@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final
 
@@ -42,6 +43,7 @@ class Prefixes(IndexSink):
     def __init__(self, limits: IndexLimits | None = None) -> None:
         self._limits = limits
         self._schemes: dict[EndpointId, BlockScheme] = {}
+        self._following: dict[BlockScheme, set[EndpointId]] = {}  # the same, the other way round
         self._indexes: dict[BlockScheme, PrefixIndex] = {}
         self._estimate = PrefixEstimate()
 
@@ -49,10 +51,12 @@ class Prefixes(IndexSink):
         """Return the schemes of the endpoints whose events are followed."""
         return set(self._indexes)
 
-    def exact(self, endpoint: EndpointId, request: RouteRequest) -> bool:
-        """Return whether what the endpoint holds of the prompt is told by its events."""
-        scheme = self._schemes.get(endpoint)
-        return scheme is not None and scheme in request.engine_blocks
+    def exact(self, request: RouteRequest) -> AbstractSet[EndpointId]:
+        """Return the endpoints of which events tell what they hold of the prompt."""
+        schemes = request.engine_blocks.keys() & self._following.keys()
+        if len(schemes) == 1:
+            return self._following[schemes.pop()]
+        return {endpoint for scheme in schemes for endpoint in self._following[scheme]}
 
     def blocks(self, endpoint: EndpointId) -> int:
         """Return how many blocks the endpoint is known, or else guessed, to hold on its GPU."""
@@ -103,7 +107,7 @@ class Prefixes(IndexSink):
         if request.blocks:
             rest = request.prompt_tokens - len(request.blocks) * request.block_tokens
             self._estimate.answered(endpoint, request.blocks[-1], max(0.0, rest), usage)
-        if not self.exact(endpoint, request):
+        if endpoint not in self.exact(request):
             self._estimate.corrected(endpoint, believed_tokens, usage.cached_tokens)
 
     def gone(self, endpoint: EndpointId) -> None:
@@ -120,7 +124,8 @@ class Prefixes(IndexSink):
     def check(self) -> None:
         """Assert that the parts agree."""
         self._estimate.check()
-        assert set(self._schemes.values()) == self._indexes.keys()
+        assert self._following.keys() == self._indexes.keys()
+        assert self._schemes == {e: scheme for scheme, es in self._following.items() for e in es}
         for index in self._indexes.values():
             index.check()
 
@@ -134,10 +139,12 @@ class Prefixes(IndexSink):
         if before is not None:
             self._indexes[before].forget(endpoint)
             del self._schemes[endpoint]
-            if before not in self._schemes.values():
-                del self._indexes[before]
+            self._following[before].remove(endpoint)
+            if not self._following[before]:
+                del self._indexes[before], self._following[before]
         if scheme is not None:
             self._schemes[endpoint] = scheme
+            self._following.setdefault(scheme, set()).add(endpoint)
             self._indexes.setdefault(scheme, PrefixIndex(self._limits))
         else:
             self._estimate.removed(endpoint)  # what was sent to it was sent to the life before

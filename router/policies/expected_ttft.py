@@ -19,21 +19,27 @@ a first token wait for seconds to spare fifty replies that many milliseconds; se
 docs/policies/disaggregation.md for what other weights give."""
 
 BUSY_MOST: Final = 0.9
-"""Largest share of its time for which an endpoint counts as busy with prompts: what is lost to a
-delay grows without bounds near 1, and the share is only an estimate."""
+"""Largest share to which an endpoint counts as busy: what is lost to a delay grows without bounds
+near 1, and the share is only an estimate."""
 
 DECODE_RATIO: Final = 0.1
 """Milliseconds charged per millisecond of our work and sequence decoding there, where no pair could
 compute the prompt instead. They end so much later, and hold their KV and slow down steps for so
 much longer. Of 0.05, 0.1 and 0.15 this gave the least mean TTFT in the twin."""
 
-SHARED_RATIO: Final = 0.25
+SHARED_RATIO: Final = 0.5
 """Milliseconds charged per millisecond of our work and prompt queued there: those that go into
 the same step get their first tokens when it ends, later for ours. Not all of the queued do, as
 some are being computed already, and long ones fill a step; of 0, 0.25 and 0.5 this gave the least
 mean TTFT in the twin."""
 
-FULL_WEIGHT: Final = 1.0
+BATCH_MS: Final = 3.0
+"""Milliseconds charged per ``u / (1 - u)`` on the share ``u`` of a batch's places that are taken.
+When the last is gone requests wait for one to end, which takes seconds; until then nothing shows
+it, and short prompts, of which many cost little, flock to where others of their kind are. Of 1, 3,
+10 and 30 this gave the least mean TTFT in the twin."""
+
+FULL_WEIGHT: Final = 0.5
 """Weight of ``u / (1 - u)`` on KV use ``u``, per millisecond of work: new KV pushes out cached
 prefixes, and near the end requests wait for room or preempt others. SMG's ``least_load`` adds the
 same form at a fixed 150 ms; in the twin, a term that does not shrink with what is cached drives
@@ -41,7 +47,8 @@ sessions away from their prefixes, which makes work, which drives away more. Wit
 TTFT of long prompts near capacity was up to 1.4 times as high."""
 
 FULL_RATIO: Final = 0.98
-"""KV use at which the barrier stops growing, so that costs stay finite when all are full."""
+"""KV use, and use of a batch's places, at which the barriers stop growing, so that costs stay
+finite when all are full."""
 
 
 NEAR_RATIO: Final = 0.005
@@ -76,8 +83,8 @@ class ExpectedTtft(Policy):
         return [time_terms(prompt_tokens, c, mean_per_ms, stall_ratio) for c in candidates]
 
 
-def delayed(c: Candidate, work_ms: float, mean_per_ms: float) -> float:
-    """Return how many requests to come will wait for a prompt of ``work_ms`` sent there.
+def price(c: Candidate, mean_per_ms: float) -> float:
+    """Return how many requests to come will wait for each millisecond queued there.
 
     With ``W`` queued, requests coming at ``rate`` and a share ``rho`` of the time busy, ``x`` more
     adds ``rate / (1 - rho) * x * (W + x / 2)`` to what all later ones wait: the change of the M/G/1
@@ -86,10 +93,14 @@ def delayed(c: Candidate, work_ms: float, mean_per_ms: float) -> float:
     dispatching problem with queue-specific job sizes", EJOR 217(2), 2012.
 
     The rate is the geometric mean of the endpoint's own and all endpoints'. At its own, fast and
-    slow cards part prompts between them best, but one busier by chance is shunned.
+    slow cards part prompts between them best, but one busier by chance is shunned. Busy is what is
+    scarcest there: time to compute prompts, places in the batch, or KV. Where replies fill the
+    batch or the cache a delay lasts as long as where prompts fill the time.
     """
-    per_ms = math.sqrt(c.sent_per_ms * mean_per_ms)
-    return per_ms / (1.0 - min(BUSY_MOST, c.busy_ratio)) * (c.queued_ms + work_ms / 2.0)
+    busy = c.busy_ratio
+    if c.prefill_id is None:  # what a pair's reply takes does not delay its prompt
+        busy = max(busy, c.batch_ratio, c.resident_tokens / c.kv_tokens)
+    return math.sqrt(c.sent_per_ms * mean_per_ms) / (1.0 - min(BUSY_MOST, busy))
 
 
 def time_terms(
@@ -107,20 +118,32 @@ def time_terms(
     """
     work = c.work_ms(prompt_tokens)
     prefill = c.fixed_ms + work
-    others = work * delayed(c, work, mean_per_ms)
-    harm = step = 0.0
+    queue, decoding = c.queued_ms, c.decoding
+    others = work * price(c, mean_per_ms) * (queue + work / 2.0)
+    harm = batch = 0.0
     if c.prefill_id is None:
-        harm = (stall_ratio or DECODE_RATIO) * work * c.decoding
-        others += SHARED_RATIO * work * max(0, c.inflight - c.decoding)
-        step = c.step_ms
-    waiting = c.slot_ms + c.queued_ms + step
+        harm = (stall_ratio or DECODE_RATIO) * work * decoding
+        others += SHARED_RATIO * work * max(0, c.inflight - decoding)
+        queue += c.step_ms
+    if c.batch_ratio:
+        taken = min(FULL_RATIO, c.batch_ratio)
+        batch = BATCH_MS * taken / (1.0 - taken)
     used = min(FULL_RATIO, (c.resident_tokens + prompt_tokens) / c.kv_tokens)
     full = FULL_WEIGHT * work * used / (1.0 - used)
     return Terms(
         c.endpoint_id,
-        waiting + c.load_ms + c.transfer_ms + prefill + others + harm + full + c.evict_ms,
+        c.slot_ms
+        + queue
+        + c.load_ms
+        + c.transfer_ms
+        + prefill
+        + others
+        + harm
+        + full
+        + batch
+        + c.evict_ms,
         (
-            ("queue", c.queued_ms + step),
+            ("queue", queue),
             ("adapter", c.load_ms),
             ("transfer", c.transfer_ms),
             ("prefill", prefill),
@@ -128,6 +151,7 @@ def time_terms(
             ("decode", harm),
             ("kv", full),
             *((("slot", c.slot_ms),) if c.slot_ms else ()),
+            *((("batch", batch),) if batch else ()),
             *((("evict", c.evict_ms),) if c.evict_ms else ()),
         ),
         c.prefill_id,

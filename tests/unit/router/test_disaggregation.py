@@ -310,6 +310,12 @@ def test_prompts_that_the_second_endpoint_computes_itself_come_first() -> None:
     assert pair.queued_ms == 5_000.0 - 15.0 - 125.0
 
 
+def test_the_reply_of_a_pair_needs_a_place_where_it_is_decoded() -> None:
+    full = candidate("d", slot_ms=70.0, batch_ratio=0.9, evict_ms=4.0)
+    (pair,) = pairs(1_000, [candidate("p", evict_ms=3.0)], [full], [1e5])
+    assert (pair.slot_ms, pair.batch_ratio, pair.evict_ms) == (70.0, 0.9, 7.0)
+
+
 def test_whether_to_split_is_not_left_to_chance() -> None:
     alone = candidate("a")
     policy = make_policy("expected-ttft")

@@ -74,6 +74,14 @@ def test_all_labels_asked_for_must_be_there() -> None:
         assert endpoints.admits(endpoint, request("r", labels=(eu, gold))) is admitted
 
 
+def test_a_new_list_is_seen_by_whoever_asked_before() -> None:
+    endpoints = having(view(A), view(B))
+    assert serving(endpoints) == serving(endpoints) == [A, B]
+    assert serving(endpoints, A) == [B]
+    endpoints.set([view(A, health=Health.DOWN), view(B), view(C)])
+    assert serving(endpoints) == [B, C]
+
+
 def test_those_that_lost_what_they_held_are_named_while_they_are_down_and_when_they_vanish() -> (
     None
 ):

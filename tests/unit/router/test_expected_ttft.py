@@ -2,11 +2,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 import pytest
 
 from headrace.core.ids import EndpointId
-from router.policies.expected_ttft import BUSY_MOST, FULL_RATIO, SHARED_RATIO, ExpectedTtft
+from router.policies.expected_ttft import (
+    BATCH_MS,
+    BUSY_MOST,
+    FULL_RATIO,
+    SHARED_RATIO,
+    ExpectedTtft,
+)
 from router.policy import Candidate, Terms
 from tests.support.routing import SPEED, A, B, request, router, view
 
@@ -69,6 +76,17 @@ def test_a_full_cache_costs_per_work_and_stays_finite() -> None:
     assert full(50_000, warm) < full(50_000) / 5  # a prompt that is held adds little
 
 
+def test_a_batch_costs_the_more_the_fuller_it_is_and_nothing_where_its_size_is_unknown() -> None:
+    def batch(ratio: float) -> float:
+        return part("batch", replace(IDLE, batch_ratio=ratio))
+
+    assert "batch" not in dict(terms(IDLE).parts)
+    costs = [batch(taken / 20) for taken in range(1, 19)]
+    assert costs == sorted(set(costs))
+    assert batch(0.5) == pytest.approx(BATCH_MS)
+    assert costs[-1] < batch(FULL_RATIO) == batch(1.5) < 1e3
+
+
 def flowing(candidate: Candidate, per_s: float, busy: float) -> Candidate:
     return replace(candidate, sent_per_ms=per_s / 1_000.0, busy_ratio=busy)
 
@@ -84,6 +102,20 @@ def test_work_delays_those_to_come_by_what_the_queue_is_and_how_busy_it_is() -> 
     longer = others(2.0, 0.5, 500.0)
     assert longer - others(2.0, 0.5) == pytest.approx(0.002 / 0.5 * work * 500.0)
     assert others(2.0, 5.0) == pytest.approx(others(2.0, BUSY_MOST))
+
+
+def test_busy_is_what_is_scarcest_there() -> None:
+    def others(**more: Any) -> float:
+        seen = flowing(replace(IDLE, queued_ms=500.0), 2.0, 0.5)
+        return part("others", replace(seen, **more))
+
+    work = others(busy_ratio=0.8)
+    assert others() < work
+    assert others(batch_ratio=0.8) == pytest.approx(work)
+    assert others(resident_tokens=80_000.0) == pytest.approx(work)
+    # the reply of a pair is elsewhere: what fills there does not delay whose prompts come here
+    reply: dict[str, Any] = {"prefill_id": B, "batch_ratio": 0.8, "resident_tokens": 80_000.0}
+    assert others(**reply) == others(prefill_id=B) == others()
 
 
 def test_rates_count_half_of_the_endpoint_and_half_of_all() -> None:

@@ -212,6 +212,7 @@ def test_beyond_its_places_a_request_waits_until_enough_have_ended() -> None:
     for n in range(6):
         beyond, found = max(0, n - 3), seen(r, 1.0)
         assert found.slot_ms == pytest.approx(beyond / found.sent_per_ms if beyond else 0.0)
+        assert found.batch_ratio == n / 4
         send(r, request(f"r{n}", 100, n))
     for n in range(3):
         r.released(RequestId(f"r{n}"), 1.0)
@@ -223,10 +224,11 @@ def test_how_many_places_there_are_is_found_out_where_nobody_said() -> None:
     for n in range(9):
         send(r, request(f"r{n}", 100, n))
     report(r, 6, 3, 1.0)
-    assert seen(r, 1.0).slot_ms == 0.0
+    assert seen(r, 1.0).slot_ms == seen(r, 1.0).batch_ratio == 0.0
     for n in range(3):
         send(r, request(f"new{n}", 100, n), 1.0)
         r.released(RequestId(f"r{n}"), 1.0)
         report(r, 6, 3, 2.0 + n)
     found = seen(r, 4.0)
     assert found.slot_ms == pytest.approx(4.0 / found.sent_per_ms)  # 9 in flight, 6 places
+    assert found.batch_ratio == 9 / 6
