@@ -38,6 +38,7 @@ from headrace.core.outcome import Outcome
 from headrace.core.request import NO_ENGINE_BLOCKS, RouteRequest
 from headrace.service.telemetry import Telemetry
 from router.decide import Decision
+from router.policies.expected_ttft import TTFT_PARTS
 from router.policy import TIME_UNIT
 from router.router import Router
 
@@ -48,9 +49,6 @@ PATHS: Final[Mapping[Kind, str]] = {
     Kind.TOKENIZE: "/tokenize",
 }
 """The paths of the hot routes, ours and the engines'."""
-
-_TTFT_PARTS: Final = frozenset({"queue", "adapter", "transfer", "prefill"})
-"""Parts of a cost in milliseconds that are time; the others are harm or risk put into figures."""
 
 
 class Dispatcher:
@@ -371,5 +369,5 @@ def _predicted_ttft_s(decision: Decision, time_scale: float) -> float | None:
     """Return the time to first token that the decision expects, in seconds of our clock."""
     if decision.unit != TIME_UNIT:
         return None
-    engine_ms = sum(ms for name, ms in decision.ranking[0].parts if name in _TTFT_PARTS)
+    engine_ms = sum(ms for name, ms in decision.ranking[0].parts if name in TTFT_PARTS)
     return engine_ms / 1_000.0 / time_scale

@@ -56,6 +56,9 @@ NEAR_RATIO: Final = 0.005
 believe the same from choosing the same, and equal idle endpoints from being used in the order of
 their measuring errors."""
 
+TTFT_PARTS: Final = frozenset({"slot", "queue", "adapter", "transfer", "prefill"})
+"""Parts of the cost that are time until the first token; the rest is harm put into milliseconds."""
+
 
 class ExpectedTtft(Policy):
     """Costs in milliseconds.

@@ -12,6 +12,7 @@ from router.policies.expected_ttft import (
     BUSY_MOST,
     FULL_RATIO,
     SHARED_RATIO,
+    TTFT_PARTS,
     ExpectedTtft,
 )
 from router.policy import Candidate, Terms
@@ -46,6 +47,8 @@ def test_each_thing_that_takes_time_is_added() -> None:
     assert part("decode", busy) >= part("decode", IDLE) == 0.0
     more = terms(busy).cost - terms(IDLE).cost
     assert more == pytest.approx(554.5 + part("decode", busy))
+    expected = sum(ms for name, ms in terms(replace(busy, slot_ms=9.0)).parts if name in TTFT_PARTS)
+    assert expected == pytest.approx(part("prefill", IDLE) + 554.5 + 9.0)
 
 
 def test_one_waits_for_a_place_in_the_batch_where_there_is_none() -> None:
