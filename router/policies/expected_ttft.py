@@ -30,26 +30,26 @@ much longer. Of 0.05, 0.1 and 0.15 this gave the least mean TTFT in the twin."""
 SHARED_RATIO: Final = 0.5
 """Milliseconds charged per millisecond of our work and prompt queued there: those that go into
 the same step get their first tokens when it ends, later for ours. Not all of the queued do, as
-some are being computed already, and long ones fill a step; of 0, 0.25 and 0.5 this gave the least
-mean TTFT in the twin."""
+some are being computed already, and long ones fill a step; of 0.25 and 0.5 this gave the least mean
+TTFT in the twin."""
 
 BATCH_MS: Final = 3.0
 """Milliseconds charged per ``u / (1 - u)`` on the share ``u`` of a batch's places that are taken.
 When the last is gone requests wait for one to end, which takes seconds; until then nothing shows
 it, and short prompts, of which many cost little, flock to where others of their kind are. Of 1, 3,
-10 and 30 this gave the least mean TTFT in the twin."""
+10 and 30 this gave the least mean TTFT of short prompts near capacity in the twin."""
 
 FULL_WEIGHT: Final = 0.5
 """Weight of ``u / (1 - u)`` on KV use ``u``, per millisecond of work: new KV pushes out cached
 prefixes, and near the end requests wait for room or preempt others. SMG's ``least_load`` adds the
 same form at a fixed 150 ms; in the twin, a term that does not shrink with what is cached drives
 sessions away from their prefixes, which makes work, which drives away more. Without it the mean
-TTFT of long prompts near capacity was up to 1.4 times as high."""
+TTFT of long prompts near capacity was up to 1.4 times as high; of 0.25, 0.5 and 1 this gave the
+least over all."""
 
 FULL_RATIO: Final = 0.98
 """KV use, and use of a batch's places, at which the barriers stop growing, so that costs stay
 finite when all are full."""
-
 
 NEAR_RATIO: Final = 0.005
 """What is measured is not more exact than that. Chance among near costs keeps gateway replicas that
@@ -123,9 +123,9 @@ def time_terms(
     prefill = c.fixed_ms + work
     queue, decoding = c.queued_ms, c.decoding
     others = work * price(c, mean_per_ms) * (queue + work / 2.0)
-    harm = batch = 0.0
+    decode = batch = 0.0
     if c.prefill_id is None:
-        harm = (stall_ratio or DECODE_RATIO) * work * decoding
+        decode = (stall_ratio or DECODE_RATIO) * work * decoding
         others += SHARED_RATIO * work * max(0, c.inflight - decoding)
         queue += c.step_ms
     if c.batch_ratio:
@@ -133,25 +133,18 @@ def time_terms(
         batch = BATCH_MS * taken / (1.0 - taken)
     used = min(FULL_RATIO, (c.resident_tokens + prompt_tokens) / c.kv_tokens)
     full = FULL_WEIGHT * work * used / (1.0 - used)
+    ttft = c.slot_ms + queue + c.load_ms + c.transfer_ms + prefill
+    harm = others + decode + full + batch + c.evict_ms
     return Terms(
         c.endpoint_id,
-        c.slot_ms
-        + queue
-        + c.load_ms
-        + c.transfer_ms
-        + prefill
-        + others
-        + harm
-        + full
-        + batch
-        + c.evict_ms,
+        ttft + harm,
         (
             ("queue", queue),
             ("adapter", c.load_ms),
             ("transfer", c.transfer_ms),
             ("prefill", prefill),
             ("others", others),
-            ("decode", harm),
+            ("decode", decode),
             ("kv", full),
             *((("slot", c.slot_ms),) if c.slot_ms else ()),
             *((("batch", batch),) if batch else ()),
