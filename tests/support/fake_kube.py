@@ -345,6 +345,9 @@ class FakeKube:
             if request.transport is not None:
                 request.transport.close()  # broken off: not even the end of the chunks
         except TimeoutError:
+            while not watch.events.empty():  # a bookmark says that nothing before it is to come
+                if (event := watch.events.get_nowait()) is not None and not self._silent:
+                    await response.write(event)
             if watch.bookmarks:
                 await response.write(self._bookmark(resource))
         except ConnectionResetError:
