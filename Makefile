@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
-.PHONY: e2e-kube help serve setup setup-dev test check format lint docs results lock demo e2e-lora e2e-ray e2e-vllm bench-controller bench-decide bench-disaggregation bench-gateway bench-routing bench-routing-real bench-simulator bench-replicas bench-simulator-http bench-tokens
+.PHONY: e2e-kube help serve setup setup-dev vllm test check format lint docs results lock demo e2e-lora e2e-ray e2e-vllm bench-controller bench-decide bench-disaggregation bench-gateway bench-routing bench-routing-real bench-simulator bench-replicas bench-simulator-http bench-tokens
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,18 +80,19 @@ lock: setup-dev ## Resolve the dependencies again and write the locks
 demo: setup-dev ## Ten minutes of a production trace through a live fleet, and an hour of it in the twin
 	@$(PY) -m bench.demo
 
-e2e-kube: setup-dev ## A real Kubernetes of this machine's own, or KUBECONFIG's (builds it once: 4 minutes)
+e2e-kube: setup-dev vllm ## A real Kubernetes of this machine's own, or KUBECONFIG's (builds it once: 4 minutes)
 	@test -n "$$KUBECONFIG" || tests/kube/install-tools >/dev/null \
 	    || echo 'no cluster can be made here: its tests will be skipped' >&2
 	@$(PY) -m pytest -q -m kube tests
 
-e2e-ray: setup-dev ## A Ray cluster of several nodes: placement, recovery, adoption, one real vLLM
+vllm: setup-dev
+	@scripts/install-vllm || echo 'vLLM could not be installed: its tests will be skipped' >&2
+
+e2e-ray: setup-dev vllm ## A Ray cluster of several nodes: placement, recovery, adoption, one real vLLM
 	@$(PY) -m pytest -q -m ray tests/e2e/ray
 
-e2e-lora: setup-dev ## Adapters on two real vLLM workers, and a thousand of them in the twin
-	@scripts/install-vllm || echo 'vLLM could not be installed: its tests will be skipped' >&2
+e2e-lora: setup-dev vllm ## Adapters on two real vLLM workers, and a thousand of them in the twin
 	@$(PY) -m pytest -q -m vllm tests/e2e/lora
 
-e2e-vllm: setup-dev ## Two real vLLM workers behind the gateway, and the engine contract (installs vLLM: 6 GB)
-	@scripts/install-vllm || echo 'vLLM could not be installed: its tests will be skipped' >&2
+e2e-vllm: setup-dev vllm ## Two real vLLM workers behind the gateway, and the engine contract (installs vLLM: 6 GB)
 	@$(PY) -m pytest -q -m vllm tests/e2e/vllm tests/contract
