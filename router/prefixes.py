@@ -107,7 +107,7 @@ class Prefixes(IndexSink):
         if request.blocks:
             rest = request.prompt_tokens - len(request.blocks) * request.block_tokens
             self._estimate.answered(endpoint, request.blocks[-1], max(0.0, rest), usage)
-        if endpoint not in self.exact(request):
+        if self._schemes.get(endpoint) not in request.engine_blocks:
             self._estimate.corrected(endpoint, believed_tokens, usage.cached_tokens)
 
     def gone(self, endpoint: EndpointId) -> None:

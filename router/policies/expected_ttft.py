@@ -66,7 +66,8 @@ class ExpectedTtft(Policy):
     First the expected TTFT: a place in the batch + queue ahead + adapter load + transfer + the rest
     of the step under way + prefill of the miss beside what decodes there. Then what it costs
     others: whoever is in the same step, or comes while the endpoint is still computing, waits for
-    this prompt too; whoever decodes there stands still meanwhile; and KV becomes scarce.
+    this prompt too; whoever decodes there stands still meanwhile; and KV and places in the batch
+    become scarce.
     """
 
     unit = TIME_UNIT
