@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from random import Random
 from typing import Any, Final
@@ -143,10 +143,6 @@ class _Books(ReserveSink):
         self.applied_s: dict[str, float] = {}
         self.full = asyncio.Event()
         self._count = count
-
-    @override
-    def together(self, own: ReplicaId, others: Iterable[ReplicaId], delay_s: float) -> None:
-        pass
 
     @override
     def remote_dispatched(self, replica: ReplicaId, reserve: Reserve) -> None:

@@ -18,6 +18,7 @@ from headrace.core.request import RouteRequest
 from headrace.twin.placement import (
     After,
     BlocksChanged,
+    CallBack,
     EngineTruth,
     Placed,
     Placement,
@@ -86,6 +87,7 @@ class _Replica(ReserveObserver):
             observer=self if setup.shared else None,
         )
         self.inbox = Inbox(self.name, self.placement.router.others, limits)
+        self.inbox.delay_s = setup.delay_s
         self.waiting: dict[RequestId, RouteRequest] = {}
         self.alive = True
         self.timed = False
@@ -131,10 +133,13 @@ class Replicas(Placement, SelfTimed):
         self._past: dict[EndpointId, deque[BlocksChanged]] = {}
         self._begin: Callable[[Placement], None] = lambda _: None
         self._after: After = lambda _delay_s, _action: None
+        self._call_back: CallBack = lambda _: None
+        self.called_back = 0
 
     @override
-    def timed(self, after: After) -> None:
+    def timed(self, after: After, call_back: CallBack) -> None:
         self._after = after
+        self._call_back = call_back
 
     @override
     def begin(
@@ -147,16 +152,10 @@ class Replicas(Placement, SelfTimed):
         self._past = {view.endpoint_id: deque(maxlen=REPLAY_STEPS) for view in views}
         for replica in self._replicas:
             self._begin(replica.placement)
-            self._introduce(replica)
         crash = self._setup.crash
         if crash is not None:
             self._after(crash.at_s, self._end_first)
             self._after(crash.at_s + crash.down_s, self._restart_first)
-
-    def _introduce(self, replica: _Replica) -> None:
-        if self._setup.shared:
-            others = [other.name for other in self._replicas if other is not replica]
-            replica.placement.router.others.together(replica.name, others, self._setup.delay_s)
 
     @override
     def submit(self, request: RouteRequest, now_s: float) -> Sequence[Placed]:
@@ -250,7 +249,17 @@ class Replicas(Placement, SelfTimed):
                     replica.outbox.snapshot_wanted()
                 if not replica.inbox.synced() or replica.outbox.due(now_s):
                     self._soon(replica)
-                placed += replica.sent(replica.placement.pump(now_s))
+                placed += self._news(replica, now_s)
+        return placed
+
+    def _news(self, replica: _Replica, now_s: float) -> Sequence[Placed]:
+        def call_back(request: RouteRequest) -> None:
+            self.called_back += 1
+            replica.waiting[request.request_id] = request
+            self._call_back(request.request_id)
+
+        placed = replica.sent(replica.placement.call_back(now_s, call_back))
+        self._look_again(replica)
         return placed
 
     # A replica's end and its successor's beginning.
@@ -267,7 +276,6 @@ class Replicas(Placement, SelfTimed):
     def _restart_first(self, now_s: float) -> Sequence[Placed]:
         reborn = self._replicas[0] = _Replica(self._setup, 0, 2, self._soon)
         self._begin(reborn.placement)
-        self._introduce(reborn)
         for endpoint_id, changes in self._past.items():
             for change in changes:
                 reborn.placement.changed(endpoint_id, change, now_s)

@@ -13,12 +13,12 @@ from gateway.accounting import Account
 from gateway.adapters import Adapters
 from gateway.config import GatewaySettings
 from gateway.disaggregation import Disaggregation, check_second
-from gateway.forward import STREAM_HEADERS, ClientGone, Exchange, Sink
+from gateway.forward import STREAM_HEADERS, ClientGone, Exchange, Recalled, Sink
 from gateway.openai import Kind, Parsed
 from gateway.placing import Placing
 from gateway.prompt import BLOCK_BYTES, TOKEN_BYTES, TokenRates
 from gateway.reply import judge
-from gateway.retry import Circuit, retry_reason
+from gateway.retry import Circuit, RetryReason, retry_reason
 from gateway.sources import Sources, labels_of, session_of
 from gateway.sse import StreamMeter
 from gateway.tokens import PromptTokens, Tokenised
@@ -126,6 +126,11 @@ class Dispatcher:
                 outcome = await self._attempt(route, decision, request, head, account, sink)
                 self._learn(request, tokenised, account)
                 return outcome
+            except Recalled:
+                if sink.gone:
+                    raise ClientGone from None
+                self._retries.labels(RetryReason.RECALLED).inc()
+                limit += 1  # nothing failed
             except (EngineError, CapacityError) as error:
                 last = error
                 split = decision.candidate.prefill_id is not None
@@ -320,6 +325,7 @@ class Dispatcher:
             now_s=self._clock.now_s(),
             limit_s=limits.first_byte_s if request.stream else limits.reply_s,
         )
+        self._placing.sent(route.request_id, exchange.recall)
         try:
             await exchange.over
         finally:

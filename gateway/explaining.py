@@ -28,8 +28,8 @@ class Explained(BaseModel):
     object: Literal["headrace.decisions"] = "headrace.decisions"
     request_id: str = Field(description="As it was in X-Request-Id.")
     attempts: list[RecordedDecision] = Field(
-        description="Oldest first. More than one after a retry, or when the id was used again; "
-        "`headrace explain --file` reads this answer."
+        description="Oldest first. More than one after a retry or a call back, or when the id was "
+        "used again; `headrace explain --file` reads this answer."
     )
 
 

@@ -102,6 +102,10 @@ class ClientGone(Exception):
     """The client left, or does not read, before its reply was complete."""
 
 
+class Recalled(Exception):
+    """An attempt was given up, with no byte of a reply yet, to be made at another endpoint."""
+
+
 class Exchange:
     """Takes one reply from a connection.
 
@@ -143,7 +147,7 @@ class Exchange:
         self.status = 0
         self.content_type = b""
         self.body = bytearray()
-        self.error: HeadraceError | ClientGone | None = None
+        self.error: HeadraceError | ClientGone | Recalled | None = None
         self.refused = False
         self.first_s: float | None = None
 
@@ -169,6 +173,11 @@ class Exchange:
     def abandon(self) -> None:
         """The client has gone: close the connection, so that the engine stops at once."""
         self._finish(ClientGone())
+
+    def recall(self) -> None:
+        """Give the attempt up if nothing of a reply has come but the head of a stream."""
+        if self.first_s is None and (self._streaming or not self.status):
+            self._finish(Recalled())
 
     def on_head(self, status: int, headers: dict[bytes, bytes]) -> None:
         """Take the head of the reply."""
@@ -273,7 +282,7 @@ class Exchange:
         if len(self.body) > self._reply_bytes:
             self._finish(EngineRefused("the engine's reply is longer than allowed"))
 
-    def _finish(self, error: HeadraceError | ClientGone | None) -> None:
+    def _finish(self, error: HeadraceError | ClientGone | Recalled | None) -> None:
         if self.over.done():
             return
         self.error = error

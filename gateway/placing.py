@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from gateway.decisions import Decisions
@@ -50,6 +51,7 @@ class Placing:
         self._decisions = decisions
         self._shadow = shadow
         self._waiting: dict[RequestId, asyncio.Future[Decision]] = {}
+        self._recalls: dict[RequestId, Callable[[], None]] = {}
         self._seconds = telemetry.histogram("headrace_decision_seconds").labels()
         self._held = telemetry.counter("headrace_held_requests_total").labels()
 
@@ -104,8 +106,13 @@ class Placing:
         if self._waiting:
             self.changed()
 
+    def sent(self, request_id: RequestId, recall: Callable[[], None]) -> None:
+        """Take what calls a request back from its endpoint, where it can; until ``released``."""
+        self._recalls[request_id] = recall
+
     def released(self, request_id: RequestId, usage: Usage | None) -> None:
         """Release a reserve, however the request ended."""
+        self._recalls.pop(request_id, None)
         self._router.released(request_id, self._clock.now_s(), usage)
         if self._waiting:
             self.changed()
@@ -118,6 +125,15 @@ class Placing:
             self._answer(request, decision)
         for request in self._router.stranded():
             self._answer(request, None)
+
+    def told(self) -> None:
+        """Call back what news of other gateways show to be better placed anew; then ``changed``."""
+        now_s = self._clock.now_s()
+        for request in self._router.recalled(now_s, self._circuit.resting(now_s)):
+            recall = self._recalls.get(request.request_id)
+            if recall is not None:
+                recall()
+        self.changed()
 
     async def tick(self) -> None:
         """Look at held requests from time to time, for ever."""

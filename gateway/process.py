@@ -101,10 +101,10 @@ async def run_gateway(  # noqa: PLR0913 -- what a gateway is made of
     loading.apply()
     watch.apply()  # what is known already is served from the first connection on
     loading.changed = watch.apply
+    told = service.placing.told
     where = "{}:{}".format(*listener.getsockname()[:2])
-    changed = service.placing.changed
     try:
-        shared = open_sharing(settings.sharing, where, router, clock, telemetry, changed)
+        shared = open_sharing(settings.sharing, where, router, clock, telemetry, told)
         async with Tasks(clock) as tasks:
             for name, work in (*watch.tasks(), *loading.tasks(), *shared):
                 tasks.start(name, work, restart=Restart())

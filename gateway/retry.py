@@ -24,6 +24,7 @@ class RetryReason(StrEnum):
     TIMEOUT = "timeout"
     REFUSED = "refused"
     BUSY = "busy"
+    RECALLED = "recalled"
 
 
 def retry_reason(

@@ -86,10 +86,9 @@ class Sharing(ReserveObserver):
         self._store = store
         self._clock = clock
         self._applied = applied
-        self._sink = sink
-        self._delay_s = options.share_s  # until it has been measured
         self._outbox = Outbox(options.replica, options.epoch, options.limits)
         self._inbox = Inbox(options.replica, sink, options.limits)
+        self._inbox.delay_s = options.share_s  # until it has been measured
         self._codec = Codec()
         self._timer: asyncio.TimerHandle | None = None
         self._running = False
@@ -144,7 +143,6 @@ class Sharing(ReserveObserver):
                 self._timer.cancel()
                 self._timer = None
             self._inbox.forget(self._clock.now_s())
-            self._sink.together(self._options.replica, (), 0.0)
 
     def _beat(self) -> None:
         now_s = self._clock.now_s()
@@ -156,7 +154,6 @@ class Sharing(ReserveObserver):
         lags_s = self._inbox.lags_s(now_s)
         for replica, lag_s in lags_s.items():
             self._lag.labels(replica).set(lag_s)
-        self._sink.together(self._options.replica, lags_s, self._delay_s)
         silent = now_s - self._sent_s >= self._options.heartbeat_s * 0.5
         if silent or self._outbox.due(now_s) or not self._inbox.synced():
             self._flush()
@@ -207,7 +204,7 @@ class Sharing(ReserveObserver):
             sent_s = self._echoes.pop(message.seq, None) if message.deltas else None
             if sent_s is not None and not message.snapshot:
                 self._delay.observe(now_s - sent_s)
-                self._delay_s += _DELAY_WEIGHT * (now_s - sent_s - self._delay_s)
+                self._inbox.delay_s += _DELAY_WEIGHT * (now_s - sent_s - self._inbox.delay_s)
         elif not self._twin_known:
             self._twin_known = True
             _log.warning("replica_name_taken", replica=self._options.replica)

@@ -74,6 +74,16 @@ class PrefixEstimate:
             block, _ = held.popitem(last=False)
             self._let_go(block, bit)
 
+    def unsent(self, endpoint: EndpointId, blocks: Sequence[BlockHash]) -> None:
+        """Record that ``endpoint`` did not compute ``blocks``: who asked for them left before."""
+        held = self._held.get(endpoint)
+        if held is None:
+            return
+        for block in blocks:
+            if block in held:
+                del held[block]
+                self._let_go(block, self._bits[endpoint])
+
     def answered(
         self, endpoint: EndpointId, last_block: BlockHash, rest_tokens: float, usage: Usage
     ) -> None:

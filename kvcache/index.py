@@ -146,6 +146,15 @@ class PrefixIndex:
         while self._expiring > self._limits.expected_blocks:
             self._expire_next()
 
+    def unexpect(self, endpoint: EndpointId, hashes: Sequence[int]) -> None:
+        """Count no longer on blocks of a request that ended before it was computed.
+
+        Another that counted on the same may store them all the same; then its events will say so.
+        """
+        bit = self._bits.get(endpoint)
+        if bit is not None and self._expected.held(bit):
+            self._expected.removed(bit, hashes)
+
     def longest_prefix(self, hashes: Sequence[int], now_s: float) -> dict[EndpointId, Held]:
         """Return how much of a prompt each endpoint holds; those that hold none are left out.
 

@@ -16,7 +16,6 @@ from router.held import Held, HoldLimits, Opening
 from router.ledger import EndpointLoad, Ledger, resident_tokens
 from router.policy import Candidate
 from router.prefixes import NOTHING, Cached, Prefixes
-from router.unseen import Unseen
 
 SESSIONS_LIMIT: Final = 50_000
 """Most sessions of which the last endpoint is remembered; about 250 bytes each."""
@@ -52,22 +51,36 @@ class Candidates:
         prefixes: Prefixes,
         *,
         sessions: Sessions,
-        unseen: Unseen,
         adapters: AdapterBook,
         time_scale: float,
+        splits: bool,
     ) -> None:
+        self._splits = splits
         self._adapters = adapters
         self._endpoints = endpoints
         self._ledger = ledger
         self._prefixes = prefixes
         self._sessions = sessions
-        self._unseen = unseen
         self._time_scale = time_scale
 
     def load(self, view: EndpointView) -> EndpointLoad:
         """Return what is in flight on an endpoint, made when first asked for."""
         presumed = view.speed.prefill_tokens_per_s / self._time_scale
         return self._ledger.load(view.endpoint_id, presumed)
+
+    def choices(
+        self,
+        request: RouteRequest,
+        views: Sequence[EndpointView],
+        cached: Mapping[EndpointId, Cached],
+        exclude: frozenset[EndpointId],
+        engine_s: float,
+    ) -> list[Candidate]:
+        """Return the endpoints, and where they may split the request the pairs behind them."""
+        found = self.of(request, views, cached, engine_s)
+        if request.may_split and self._splits:
+            found += self.pairs(request, found, cached, exclude, engine_s)
+        return found
 
     def of(
         self,
@@ -113,7 +126,6 @@ class Candidates:
                     batch_ratio,
                 )
             )
-        self._unseen.charge(made, engine_s)
         return made
 
     def pairs(

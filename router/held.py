@@ -121,9 +121,14 @@ class HeldRequests:
             return None
         return oldest
 
-    def all(self) -> list[Held]:
-        """Return all, oldest first."""
-        return list(self._held.values())
+    def stranded(
+        self, may_serve: Callable[[RouteRequest, frozenset[EndpointId]], bool]
+    ) -> list[RouteRequest]:
+        """Take out and return those that no endpoint may serve any more, leaving out some."""
+        lost = [h.request for h in self._held.values() if not may_serve(h.request, h.exclude)]
+        for request in lost:
+            del self._held[request.request_id]
+        return lost
 
     def ranked(
         self,

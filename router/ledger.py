@@ -60,6 +60,17 @@ class _Ahead:
     silent: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """What a request takes of its endpoint that waits there for its first token.
+
+    ``work_ms`` is its prompt's, ``kv_tokens`` what it will hold as far as it shares nothing.
+    """
+
+    work_ms: float
+    kv_tokens: float
+
+
 def resident_tokens(request: RouteRequest) -> float:
     """Return the KV tokens a request will need: its prompt and what its reply may come to."""
     output = request.max_output_tokens or PRESUMED_OUTPUT_TOKENS
@@ -113,6 +124,14 @@ class EndpointLoad:
     def rates(self, now_s: float) -> tuple[float, float]:
         """Return requests per millisecond sent here, and milliseconds of work per millisecond."""
         return self._flow.rates(now_s)
+
+    def queued(self, request_id: RequestId) -> Queued | None:
+        """Return what a request takes of this endpoint; None once it has had its first token."""
+        entry = self._queued.get(request_id)
+        if entry is None:
+            return None
+        work_ms = self.speed.work_ms(entry.miss_tokens, entry.miss_pairs) + entry.load_ms
+        return Queued(work_ms, entry.resident_tokens * self._shared_ratio)
 
     @property
     def kv_tokens(self) -> float:
@@ -323,6 +342,11 @@ class Ledger:
             raise ValueError(f"request {request_id!r} is already in flight")
         self._entries[request_id] = entry
         self._loads[entry.endpoint_id].sent(request_id, entry)
+
+    def queued(self, request_id: RequestId) -> Queued | None:
+        """Return what a request takes of its endpoint while it waits for its first token."""
+        entry = self._entries.get(request_id)
+        return None if entry is None else self._loads[entry.endpoint_id].queued(request_id)
 
     def first_token(self, request_id: RequestId, now_s: float) -> None:
         """Note the first token of a request in flight; repeats and strangers are ignored."""

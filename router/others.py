@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 from typing_extensions import override
@@ -13,8 +12,8 @@ from headrace.core.request import RouteRequest
 from router.endpoints import Endpoints
 from router.ledger import Ledger
 from router.prefixes import Prefixes
+from router.races import Races
 from router.reserve import ReplicaId, Reserve, ReserveSink
-from router.unseen import Unseen
 
 
 class OtherReplicas(ReserveSink):
@@ -25,19 +24,16 @@ class OtherReplicas(ReserveSink):
         ledger: Ledger,
         prefixes: Prefixes,
         endpoints: Endpoints,
-        unseen: Unseen,
+        races: Races,
         time_scale: float,
     ) -> None:
         self._ledger = ledger
         self._prefixes = prefixes
         self._endpoints = endpoints
-        self._unseen = unseen
+        self._races = races
         self._time_scale = time_scale
         self._requests: dict[ReplicaId, set[RequestId]] = {}
-
-    @override
-    def together(self, own: ReplicaId, others: Iterable[ReplicaId], delay_s: float) -> None:
-        self._unseen.together(own, others, delay_s * self._time_scale)
+        self._coming: dict[RequestId, tuple[EndpointId, RouteRequest, float]] = {}
 
     @override
     def remote_dispatched(self, replica: ReplicaId, reserve: Reserve) -> None:
@@ -45,9 +41,9 @@ class OtherReplicas(ReserveSink):
         engine_s = reserve.dispatched_s * self._time_scale
         speed = self._speed(reserve.endpoint_id)
         presumed = (speed or Speed()).prefill_tokens_per_s / self._time_scale
-        load = self._ledger.load(reserve.endpoint_id, presumed)
+        self._ledger.load(reserve.endpoint_id, presumed)
         if not reserve.decoding:
-            self._unseen.sent(load.speed.ms(reserve.miss_tokens, 0.0), engine_s)
+            self._races.came(reserve, engine_s)
         self._ledger.dispatched_elsewhere(request_id, replace(reserve, dispatched_s=engine_s))
         self._requests.setdefault(replica, set()).add(request_id)
         if speed is not None and (reserve.blocks or reserve.engine_blocks):
@@ -60,15 +56,19 @@ class OtherReplicas(ReserveSink):
                 engine_blocks=reserve.engine_blocks,
             )
             self._prefixes.sent(reserve.endpoint_id, request, speed.kv_tokens, engine_s)
+            if not reserve.silent and not reserve.decoding:
+                cached_tokens = _told_tokens(reserve) - reserve.miss_tokens
+                self._coming[request_id] = (reserve.endpoint_id, request, max(0.0, cached_tokens))
 
     @override
     def remote_first_token(self, replica: ReplicaId, request_id: RequestId, now_s: float) -> None:
         self._ledger.first_token(_theirs(replica, request_id), now_s * self._time_scale)
+        self._coming.pop(_theirs(replica, request_id), None)
 
     @override
     def remote_released(self, replica: ReplicaId, request_id: RequestId, now_s: float) -> None:
         theirs = _theirs(replica, request_id)
-        self._ledger.released(theirs, now_s * self._time_scale)
+        self._released(theirs, now_s)
         known = self._requests.get(replica)
         if known is not None:
             known.discard(theirs)
@@ -76,7 +76,13 @@ class OtherReplicas(ReserveSink):
     @override
     def remote_lost(self, replica: ReplicaId, now_s: float) -> None:
         for request_id in sorted(self._requests.pop(replica, ())):
-            self._ledger.released(request_id, now_s * self._time_scale)
+            self._released(request_id, now_s)
+
+    def _released(self, request_id: RequestId, now_s: float) -> None:
+        self._ledger.released(request_id, now_s * self._time_scale)
+        unbegun = self._coming.pop(request_id, None)
+        if unbegun is not None:
+            self._prefixes.unsent(*unbegun)
 
     def _speed(self, endpoint_id: EndpointId) -> Speed | None:
         """Return what is presumed of an endpoint; None: the other found it and we have yet to."""
@@ -84,6 +90,12 @@ class OtherReplicas(ReserveSink):
             return self._endpoints.get(endpoint_id).speed
         except KeyError:
             return None
+
+
+def _told_tokens(reserve: Reserve) -> float:
+    """Return the prompt's length as far as the blocks told of it reach."""
+    told = [scheme.block_tokens * len(hashes) for scheme, hashes in reserve.engine_blocks.items()]
+    return max([reserve.block_tokens * len(reserve.blocks), *map(float, told)])
 
 
 def _theirs(replica: ReplicaId, request_id: RequestId) -> RequestId:

@@ -100,6 +100,20 @@ class Prefixes(IndexSink):
         if scheme is not None and hashes:
             self._indexes[scheme].expect(endpoint, hashes, now_s + EXPECTED_S)
 
+    def unsent(self, endpoint: EndpointId, request: RouteRequest, cached_tokens: float) -> None:
+        """Count no longer on what ``sent`` did: the request ended before its first token.
+
+        ``cached_tokens`` is what the endpoint held of the prompt before. It may have computed some
+        of the rest; if so its events say that.
+        """
+        self._estimate.unsent(endpoint, request.blocks[int(cached_tokens / request.block_tokens) :])
+        scheme = self._schemes.get(endpoint)
+        if scheme is not None and scheme in request.engine_blocks:
+            hashes = request.engine_blocks[scheme]
+            self._indexes[scheme].unexpect(
+                endpoint, hashes[int(cached_tokens / scheme.block_tokens) :]
+            )
+
     def answered(
         self, endpoint: EndpointId, request: RouteRequest, believed_tokens: float, usage: Usage
     ) -> None:

@@ -73,7 +73,8 @@ class RecordedDecision:
 
     Attributes:
         request_id: As the client knows it; the router's own is among the request's facts.
-        attempt: How many times the request had been sent before: 0 unless an endpoint failed it.
+        attempt: How many times the request had been sent before: 0 unless an endpoint failed it, or
+            it was called back.
         model: The name the client asked for.
         now_s: When, in monotonic seconds of the gateway's clock.
         version: Of the code that decided; another may cost differently.

@@ -161,8 +161,8 @@ def dispatched(reserve: Reserve, now_s: float, limit_blocks: int) -> Dispatched:
     )
 
 
-def reserve_of(delta: Dispatched, now_s: float) -> Reserve:
-    """Return a reserve as it was told; ``now_s`` is the time of the reader."""
+def reserve_of(delta: Dispatched, told_s: float) -> Reserve:
+    """Return a reserve as it was told at ``told_s``, in the time of the reader."""
     engine: Mapping[BlockScheme, Sequence[int]] = {
         BlockScheme(blocks.block_tokens, blocks.algorithm, blocks.seed): _unpack(blocks.hashes)
         for blocks in delta.engine
@@ -172,7 +172,7 @@ def reserve_of(delta: Dispatched, now_s: float) -> Reserve:
         EndpointId(delta.endpoint_id),
         delta.miss_tokens,
         delta.resident_tokens,
-        now_s - delta.age_s,
+        told_s - delta.age_s,
         silent=delta.silent,
         decoding=delta.decoding,
         blocks=tuple(map(BlockHash, _unpack(delta.blocks))),

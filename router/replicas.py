@@ -204,6 +204,10 @@ class _Peer:
 class Inbox:
     """What one replica knows of the others, handed on to ``sink`` in order. One owner.
 
+    Attributes:
+        delay_s: How long messages are under way. They say how old their news were when they were
+            sent, as clocks differ; set it from measurements.
+
     Args:
         replica: Our own name: what bears it is not applied.
         sink: Who takes the others' reserves into account.
@@ -216,6 +220,7 @@ class Inbox:
         self._sink = sink
         self._limits = limits
         self._peers: dict[ReplicaId, _Peer] = {}
+        self.delay_s = 0.0
 
     def heard(self, message: Message, now_s: float) -> Heard:
         """Take a message in; return what became of it."""
@@ -314,7 +319,7 @@ class Inbox:
             self._sink.remote_released(sender, request_id, now_s)
         for request_id, delta in told.items():
             if request_id not in peer.inflight:
-                self._dispatched(sender, peer, delta, now_s)
+                self._dispatched(sender, peer, delta, now_s - self.delay_s)
             elif delta.decoding:
                 self._first_token(sender, peer, request_id, now_s)
         peer.seq = message.seq
@@ -322,21 +327,22 @@ class Inbox:
         return Heard.SNAPSHOT
 
     def _apply(self, sender: ReplicaId, peer: _Peer, message: Message, now_s: float) -> None:
+        told_s = now_s - self.delay_s
         for delta in message.deltas:
             request_id = RequestId(delta.request_id)
             if isinstance(delta, Dispatched):
-                self._dispatched(sender, peer, delta, now_s)
+                self._dispatched(sender, peer, delta, told_s)
             elif isinstance(delta, FirstToken):
-                self._first_token(sender, peer, request_id, now_s - delta.age_s)
+                self._first_token(sender, peer, request_id, told_s - delta.age_s)
             elif peer.inflight.pop(request_id, None) is not None:
-                self._sink.remote_released(sender, request_id, now_s - delta.age_s)
+                self._sink.remote_released(sender, request_id, told_s - delta.age_s)
         peer.seq = message.seq
 
-    def _dispatched(self, sender: ReplicaId, peer: _Peer, delta: Dispatched, now_s: float) -> None:
+    def _dispatched(self, sender: ReplicaId, peer: _Peer, delta: Dispatched, told_s: float) -> None:
         request_id = RequestId(delta.request_id)
         if request_id not in peer.inflight and len(peer.inflight) < self._limits.requests:
             peer.inflight[request_id] = _Remote(delta.endpoint_id, delta.decoding)
-            self._sink.remote_dispatched(sender, reserve_of(delta, now_s))
+            self._sink.remote_dispatched(sender, reserve_of(delta, told_s))
 
     def _first_token(
         self, sender: ReplicaId, peer: _Peer, request_id: RequestId, at_s: float

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NewType, Protocol
 
@@ -69,10 +69,6 @@ class ReserveSink(Protocol):
     It is told consistently: a request of a replica is dispatched before anything else is said of
     it, has at most one first token, and is released at most once; losing a replica releases all.
     """
-
-    def together(self, own: ReplicaId, others: Iterable[ReplicaId], delay_s: float) -> None:
-        """Learn who shares now, and how long news take from one to another."""
-        ...
 
     def remote_dispatched(self, replica: ReplicaId, reserve: Reserve) -> None:
         """Add a reserve of ``replica``, which may name an endpoint that is not known here."""

@@ -5,7 +5,7 @@ One owner calls it, synchronously, with the time. The gateway and the twin use t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from headrace.core.adapter import AdapterSpec
@@ -26,9 +26,9 @@ from router.memory import memory_reader
 from router.options import Options
 from router.others import OtherReplicas
 from router.policy import TIME_UNIT, Candidate
-from router.prefixes import Cached, Prefixes
+from router.prefixes import Prefixes
+from router.races import Races, better_elsewhere
 from router.reserve import ReserveObserver
-from router.unseen import Unseen
 
 __all__ = ["Options", "Router"]
 
@@ -82,18 +82,18 @@ class Router:
         self._held = HeldRequests(self._options.hold)
         self._sent: dict[RequestId, _Sent] = {}
         self._sessions = Sessions()
-        self._unseen = Unseen()
+        self._races = Races(self._ledger)
         self._known = Candidates(
             self._endpoints,
             self._ledger,
             self.prefixes,
             sessions=self._sessions,
-            unseen=self._unseen,
             adapters=self.adapters,
             time_scale=self._options.time_scale,
+            splits=self._policy.unit == TIME_UNIT,
         )
         self.others = OtherReplicas(
-            self._ledger, self.prefixes, self._endpoints, self._unseen, self._options.time_scale
+            self._ledger, self.prefixes, self._endpoints, self._races, self._options.time_scale
         )
 
     def observed_by(self, observer: ReserveObserver) -> None:
@@ -116,7 +116,6 @@ class Router:
         """
         for endpoint_id in self._endpoints.set(endpoints):
             self.prefixes.gone(endpoint_id)
-        self._unseen.endpoints(self._endpoints.ids())
         self._ledger.forget_idle(self._endpoints.ids())
         self.adapters.set_endpoints(self._endpoints.all(), now_s * self.time_scale)
         for view in self._endpoints.all():
@@ -196,9 +195,9 @@ class Router:
             if not any(self._known.has_room(request, v, limits, engine_s) for v in views):
                 self._held.add(Held(request, exclude, engine_s, tokens, cached, attempt))
                 return None
-        candidates = self._candidates(request, views, cached, exclude, engine_s)
+        candidates = self._known.choices(request, views, cached, exclude, engine_s)
         decision = self._decide(request, candidates, attempt)
-        self.dispatched(request, decision, now_s)
+        self.dispatched(request, decision, now_s, attempt=attempt)
         return decision
 
     def placed(self, now_s: float) -> list[tuple[RouteRequest, Decision | None]]:
@@ -243,19 +242,27 @@ class Router:
                     return None
         except (ModelNotFound, NoEndpoint):
             return None
-        self.dispatched(request, decision, now_s)
+        self.dispatched(request, decision, now_s, attempt=attempt)
         return decision
+
+    def recalled(
+        self, now_s: float, exclude: frozenset[EndpointId] = frozenset()
+    ) -> list[RouteRequest]:
+        """Return the requests to call back and place again; call after news of other replicas.
+
+        They have had no first token, and cost less elsewhere now that it is known what another
+        replica had sent before them. None is named that is neither whole nor at its first attempt.
+        """
+        lost: list[RouteRequest] = []
+        for runner, own in self._races.take():
+            candidates = self.candidates(runner.request, now_s, exclude)
+            if better_elsewhere(runner, own, candidates, self._policy):
+                lost.append(runner.request)
+        return lost
 
     def stranded(self) -> list[RouteRequest]:
         """Take out and return the held requests that no ready endpoint could serve any more."""
-        lost = [
-            held.request
-            for held in self._held.all()
-            if not self._endpoints.may_serve(held.request, held.exclude)
-        ]
-        for request in lost:
-            self._held.remove(request.request_id)
-        return lost
+        return self._held.stranded(self._endpoints.may_serve)
 
     def withdraw(self, request_id: RequestId) -> bool:
         """Take a held request out: its client left. False if it was not held."""
@@ -281,25 +288,14 @@ class Router:
         engine_s = now_s * self.time_scale
         views = self._endpoints.that_may_serve(request, exclude)
         cached = self.prefixes.cached(request, engine_s)
-        return self._candidates(request, views, cached, exclude, engine_s)
-
-    def _candidates(
-        self,
-        request: RouteRequest,
-        views: Sequence[EndpointView],
-        cached: Mapping[EndpointId, Cached],
-        exclude: frozenset[EndpointId],
-        engine_s: float,
-    ) -> list[Candidate]:
-        found = self._known.of(request, views, cached, engine_s)
-        if request.may_split and self._policy.unit == TIME_UNIT:
-            found += self._known.pairs(request, found, cached, exclude, engine_s)
-        return found
+        return self._known.choices(request, views, cached, exclude, engine_s)
 
     # Keeping count.
 
-    def dispatched(self, request: RouteRequest, decision: Decision, now_s: float) -> None:
-        """Reserve: ``request`` is being sent where ``decision`` says.
+    def dispatched(
+        self, request: RouteRequest, decision: Decision, now_s: float, *, attempt: int = 0
+    ) -> None:
+        """Reserve: ``request`` is being sent where ``decision`` says, after ``attempt`` others.
 
         Raises:
             ValueError: if a request with that id is already in flight.
@@ -308,6 +304,8 @@ class Router:
         endpoint_id, candidate = decision.endpoint_id, decision.candidate
         if candidate.prefill_id is None:
             self._reserve(request, endpoint_id, candidate.cached_tokens, now_s)
+            if not attempt and self._policy.unit == TIME_UNIT:
+                self._races.sent(request, candidate, now_s * self.time_scale)
         else:
             whole = float(request.prompt_tokens)
             half = prefill_half(request)
@@ -354,6 +352,7 @@ class Router:
     def first_token(self, request_id: RequestId, now_s: float) -> None:
         """Note that the first token of ``request_id`` came; later calls change nothing."""
         self._ledger.first_token(request_id, now_s * self.time_scale)
+        self._races.over(request_id)
         if self._observer is not None:
             self._observer.on_first_token(request_id, now_s)
 
@@ -362,8 +361,12 @@ class Router:
 
         ``usage`` is what the engine reported, if it did: it corrects what is believed of it.
         """
+        unbegun = usage is None and self._ledger.queued(request_id) is not None
         self._ledger.released(request_id, now_s * self.time_scale)
+        self._races.over(request_id)
         sent = self._sent.pop(request_id, None)
+        if sent is not None and unbegun and sent.request.first_token_seen:
+            self.prefixes.unsent(sent.endpoint_id, sent.request, sent.cached_tokens)
         if sent is not None:
             engine_s = now_s * self.time_scale
             self.adapters.released(sent.endpoint_id, sent.request.model, sent.sent_s, engine_s)
@@ -388,8 +391,6 @@ class Router:
         self.prefixes.check()
         self.adapters.check()
         assert all(self._ledger.has(request_id) for request_id in self._sent)
-
-    # Small things.
 
     def _decide(
         self, request: RouteRequest, candidates: Sequence[Candidate], attempt: int

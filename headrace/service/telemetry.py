@@ -181,7 +181,7 @@ METRICS: Final[Sequence[MetricSpec]] = (
         "headrace_retries_total",
         "counter",
         "attempts",
-        "Attempts that failed before the first byte and were repeated elsewhere, by why.",
+        "Attempts that failed, or were called back, with no byte sent, and were repeated, by why.",
         ("reason",),
     ),
     MetricSpec(

@@ -105,6 +105,10 @@ class Placement(Protocol):
         ...
 
 
+CallBack = Callable[[RequestId], None]
+"""Takes a request that has no first token away from the endpoint it was sent to, to be sent again.
+"""
+
 After = Callable[[float, Callable[[float], Sequence[Placed]]], None]
 """Calls back after so many virtual seconds, with the time then, and sends what is returned."""
 
@@ -113,8 +117,8 @@ After = Callable[[float, Callable[[float], Sequence[Placed]]], None]
 class SelfTimed(Protocol):
     """A placement in which things happen between the twin's calls, such as news on their way."""
 
-    def timed(self, after: After) -> None:
-        """Take what sets timers; called once, before ``begin``."""
+    def timed(self, after: After, call_back: CallBack) -> None:
+        """Take what sets timers, and what calls requests back; called once, before ``begin``."""
         ...
 
 

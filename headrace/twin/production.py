@@ -13,7 +13,13 @@ from headrace.core.endpoint import BlockScheme, EndpointView, EngineLoad
 from headrace.core.ids import EndpointId, RequestId
 from headrace.core.record import Usage
 from headrace.core.request import RouteRequest
-from headrace.twin.placement import BlocksChanged, EngineTruth, Placed, Placement, Splitting
+from headrace.twin.placement import (
+    BlocksChanged,
+    EngineTruth,
+    Placed,
+    Placement,
+    Splitting,
+)
 from kvcache.changes import Tier
 from router.decide import Decision
 from router.reserve import ReserveObserver
@@ -107,6 +113,17 @@ class ProductionRouter(Placement, Splitting):
     def check(self) -> None:
         assert self.router.held == 0
         self.router.check()
+
+    def call_back(self, now_s: float, call_back: Callable[[RouteRequest], None]) -> list[Placed]:
+        """Have requests called back that are better placed anew; return what is to be sent."""
+        placed: list[Placed] = []
+        for request in self.router.recalled(now_s):
+            call_back(request)
+            self.router.released(request.request_id, now_s)
+            decision = self.router.place(request, now_s, attempt=1)
+            if decision is not None:
+                placed.append(_placed(request, decision))
+        return placed + self.pump(now_s)
 
     def pump(self, now_s: float) -> list[Placed]:
         """Return the held requests that are to be sent now."""

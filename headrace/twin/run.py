@@ -74,6 +74,7 @@ class _Live:
     arrival_s: float
     engine_request: EngineRequest
     first_s: float | None = None
+    sent_to: EndpointId | None = None
     reply_at: EndpointId | None = None  # while another engine computes the prompt
     prefill_cached_tokens: int | None = None  # what that one had of it
 
@@ -125,7 +126,16 @@ class _Twin:
                 live.reply_at = each.endpoint_id
                 self._add(each.prefill_id, replace(live.engine_request, output_tokens=1))
 
+    def call_back(self, request_id: RequestId) -> None:
+        """Take a request away from its engine, as the gateway does by closing its connection."""
+        live = self.live[request_id]
+        assert live.first_s is None
+        assert live.sent_to is not None
+        self.world.note(f"call back {request_id}")
+        assert self.engines[live.sent_to].abort(request_id)
+
     def _add(self, endpoint_id: EndpointId, request: EngineRequest) -> None:
+        self.live[request.request_id].sent_to = endpoint_id
         try:
             self.engines[endpoint_id].add(request)
         except InvalidRequest:  # longer than the engine can hold: a 400 in real life
@@ -288,7 +298,7 @@ def run_placement(
         )
     twin.splits = any(spec.role is Role.PREFILL for spec in specs)
     if isinstance(placement, SelfTimed):
-        placement.timed(twin.after)
+        placement.timed(twin.after, twin.call_back)
     placement.begin(views, _scheme(block_tokens), twin.truth)
     ids = [RequestId(f"r{number}") for number in range(len(workload))]
     for number, trace in enumerate(workload):

@@ -143,6 +143,12 @@ class IndexMachine(RuleBasedStateMachine):
                 min(known, self.now_s + life_s) if known > self.now_s else (self.now_s + life_s)
             )
 
+    @rule(e=endpoints, prompt=prompts, first=st.integers(0, 24))
+    def unexpect(self, e: EndpointId, prompt: list[int], first: int) -> None:
+        self.index.unexpect(e, chain(prompt)[first:])
+        for block in chain(prompt)[first:]:
+            self.expected.pop((e, block), None)
+
     @rule(seconds=st.integers(1, 3))
     def wait(self, seconds: int) -> None:
         self.now_s += seconds

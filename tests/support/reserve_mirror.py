@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 from typing_extensions import override
@@ -14,16 +13,11 @@ from router.reserve import ReplicaId, Reserve, ReserveSink
 class Mirror(ReserveSink):
     def __init__(self) -> None:
         self.held: dict[ReplicaId, dict[RequestId, Reserve]] = {}
-        self.sharing: set[ReplicaId] = set()
         self.first_at_s: dict[tuple[ReplicaId, RequestId], float] = {}
 
     def view(self, replica: ReplicaId) -> dict[RequestId, tuple[str, float, bool]]:
         """What matters of the reserves of one replica."""
         return essence(self.held.get(replica, {}))
-
-    @override
-    def together(self, own: ReplicaId, others: Iterable[ReplicaId], delay_s: float) -> None:
-        self.sharing = {own, *others}
 
     @override
     def remote_dispatched(self, replica: ReplicaId, reserve: Reserve) -> None:

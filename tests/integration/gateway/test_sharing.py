@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 
-from headrace.core.ids import EndpointId
+import pytest
+from redis.asyncio import Redis
+
+from headrace.core.ids import EndpointId, RequestId
+from router.replica_wire import Codec
+from router.replicas import Outbox, SharingLimits
+from router.reserve import ReplicaId, Reserve
 from tests.integration.gateway.conftest import (
     DONE,
     LIMIT_S,
@@ -18,6 +25,7 @@ from tests.integration.gateway.conftest import (
     end_stream,
     send,
     token,
+    well,
 )
 from tests.support.redis_server import RedisServer
 
@@ -73,6 +81,80 @@ async def test_each_gateway_counts_the_other_one_s_requests(
     while await client.piece():
         pass
     await until(lambda: two.router.inflight(busy) == 0)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_request_is_called_back_from_where_another_gateway_s_came_before(
+    start: Start, own_redis: RedisServer, *, stream: bool
+) -> None:
+    one = await alone(start, own_redis.url)
+
+    async def never(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        if stream:
+            await begin_stream(writer)  # engines send the head of a stream at once
+        await asyncio.Event().wait()
+
+    for engine in one.engines:
+        engine.script = never
+    client = await one.client()
+    await client.ask({**STREAM, "stream": stream}, x_request_id="mine")
+    await until(lambda: any(engine.seen for engine in one.engines))
+    first, second = sorted(one.engines, key=lambda engine: not engine.seen)
+    second.script = well
+    await tell_of_an_earlier_one(own_redis.url, EndpointId(first.name))
+    assert (await client.reply()).status == 200
+    async with asyncio.timeout(LIMIT_S):
+        await first.left.wait()
+    assert [seen.body for seen in second.seen] == [seen.body for seen in first.seen]
+    assert await one.metric('headrace_retries_total{reason="recalled"} 1.0')
+    assert one.router.inflight(EndpointId(first.name)) == 1, "the other gateway's"
+    explained = json.loads((await one.get("/headrace/v1/decisions/mine")).body)
+    chosen = [made["endpoint_id"] for made in explained["attempts"]]
+    assert chosen == [first.name, second.name]
+
+
+async def test_a_request_that_has_had_its_first_token_is_not_called_back(
+    start: Start, own_redis: RedisServer
+) -> None:
+    one = await alone(start, own_redis.url)
+    go_on = asyncio.Event()
+
+    async def slow(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        await begin_stream(writer, token("Hel"))
+        await go_on.wait()
+        await send(writer, token("lo", "stop"), DONE)
+        await end_stream(writer)
+
+    for engine in one.engines:
+        engine.script = slow
+    client = await one.client()
+    await client.ask(STREAM)
+    await client.head()
+    (first,) = [engine for engine in one.engines if engine.seen]
+    await tell_of_an_earlier_one(own_redis.url, EndpointId(first.name))
+    await until(lambda: one.router.inflight(EndpointId(first.name)) == 2)
+    go_on.set()
+    while await client.piece():
+        pass
+    assert [len(engine.seen) for engine in one.engines if engine is not first] == [0]
+    assert not await one.metric('headrace_retries_total{reason="recalled"}')
+
+
+async def alone(start: Start, url: str) -> Bench:
+    """Start one gateway that shares, over two engines."""
+    sharing = {"redis_url": url, "replica": "one", "heartbeat_ms": 10}
+    one = await start(2, policy="expected-ttft", sharing=sharing)
+    await shows(one, "headrace_store_up 1.0")
+    return one
+
+
+async def tell_of_an_earlier_one(url: str, endpoint_id: EndpointId) -> None:
+    """Publish what a gateway would that sent a long prompt there half a second ago."""
+    outbox = Outbox(ReplicaId("other"), 1, SharingLimits())
+    outbox.dispatched(Reserve(RequestId("theirs"), endpoint_id, 50_000.0, 50_000.0, 0.0))
+    (message,) = outbox.flush(0.5)
+    async with Redis.from_url(url) as redis:
+        await redis.publish("headrace:reserves", Codec().encode(message))
 
 
 async def test_a_gateway_that_ends_leaves_nothing_in_the_other_one_s_books(

@@ -42,6 +42,18 @@ def test_an_endpoint_is_bounded_by_what_it_is_said_to_hold() -> None:
     assert estimate.blocks(A) == 4
 
 
+def test_what_was_never_computed_is_held_no_more() -> None:
+    estimate = PrefixEstimate()
+    for endpoint in (A, B):
+        estimate.stored(endpoint, blocks(10), limit_blocks=100)
+    estimate.unsent(A, blocks(10)[4:])
+    estimate.unsent(A, blocks(10, head=3))
+    estimate.unsent(EndpointId("unknown"), blocks(10))
+    assert estimate.longest_prefix(blocks(10)) == {A: 4, B: 10}
+    assert estimate.blocks(A) == 4
+    estimate.check()
+
+
 def test_replies_that_find_less_than_believed_shrink_what_it_is_taken_to_hold() -> None:
     estimate = reporting(A)
     told(estimate, A, right=False, times=10)

@@ -122,6 +122,17 @@ def test_what_the_engine_dropped_is_no_longer_expected() -> None:
     index.check()
 
 
+def test_what_a_request_called_back_would_have_stored_is_no_longer_expected() -> None:
+    index = PrefixIndex()
+    index.stored(A, CHAIN[:10])
+    index.expect(A, CHAIN[:30], until_s=5.0)
+    index.expect(B, CHAIN[:30], until_s=5.0)
+    index.unexpect(A, CHAIN[5:])
+    index.unexpect(EndpointId("unknown"), CHAIN)
+    assert depths(index, CHAIN) == {A: 10, B: 30}
+    index.check()
+
+
 def test_expectations_are_bounded() -> None:
     index = PrefixIndex(IndexLimits(expected_blocks=40))
     index.expect(A, CHAIN, until_s=5.0)

@@ -134,7 +134,7 @@ def test_there_is_room_for_as_many_as_the_limit_says() -> None:
     assert requests.has_room()
     requests.add(held("r2"))
     assert not requests.has_room()
-    assert [one.request.request_id for one in requests.all()] == ["r1", "r2"]
+    assert len(requests) == 2
 
 
 def test_a_request_is_let_go_once() -> None:

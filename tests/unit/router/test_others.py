@@ -7,6 +7,8 @@ from dataclasses import replace
 import pytest
 
 from headrace.core.ids import BlockHash, EndpointId, RequestId
+from headrace.core.request import RouteRequest
+from kvcache.changes import Tier
 from router.held import HoldLimits
 from router.policy import Candidate
 from router.reserve import ReplicaId, Reserve
@@ -123,6 +125,7 @@ def test_what_their_requests_leave_in_caches_is_known_here() -> None:
     asked = request("mine", 4_096, 7)
     told = replace(reserve("r1", B), blocks=asked.blocks[:100], block_tokens=asked.block_tokens)
     r.others.remote_dispatched(G1, told)
+    r.others.remote_first_token(G1, RequestId("r1"), 0.5)
     r.others.remote_released(G1, RequestId("r1"), 1.0)
     decision = r.choose(asked, 1.0)
     assert decision.endpoint_id == B
@@ -134,11 +137,43 @@ def test_engine_blocks_of_their_requests_are_expected_where_events_are_followed(
     r.prefixes.scheme(B, SCHEME)
     told = replace(reserve("r1", B), engine_blocks={SCHEME: engine_blocks(4_096, 7)[:100]})
     r.others.remote_dispatched(G1, told)
+    r.others.remote_first_token(G1, RequestId("r1"), 0.5)
     r.others.remote_released(G1, RequestId("r1"), 1.0)
     decision = r.choose(request("mine", 4_096, 7, told=True), 1.0)
     assert decision.endpoint_id == B
     assert decision.candidate.cached_tokens == 1_600
     r.check()
+
+
+@pytest.mark.parametrize("lost", [False, True])
+@pytest.mark.parametrize("told", [False, True])
+def test_what_they_ended_before_its_first_token_is_not_counted_on(
+    *, lost: bool, told: bool
+) -> None:
+    r = router()
+    r.prefixes.scheme(B, SCHEME)
+    held = engine_blocks(4_096, 7)
+    r.prefixes.stored(B, Tier.GPU, held[:50], None)
+    asked = request("mine", 4_096, 7, told=told)
+    theirs = replace(
+        reserve("r1", B, tokens=4_096.0 - 800.0),
+        blocks=asked.blocks,
+        block_tokens=asked.block_tokens,
+        engine_blocks={SCHEME: held},
+    )
+    r.others.remote_dispatched(G1, theirs)
+    assert found(r, asked) == 4_080.0 if told else 4_095.0
+    if lost:
+        r.others.remote_lost(G1, 0.1)
+    else:
+        r.others.remote_released(G1, RequestId("r1"), 0.1)
+    assert found(r, asked) == 800.0
+    r.check()
+
+
+def found(r: Router, asked: RouteRequest) -> float:
+    (there,) = (c for c in r.candidates(asked, 0.1) if c.endpoint_id == B)
+    return there.cached_tokens
 
 
 def test_an_endpoint_full_of_others_requests_holds_ours() -> None:

@@ -145,6 +145,30 @@ def test_what_was_sent_and_reported_outlives_the_expectation() -> None:
     assert tokens(prefixes, TOLD, EXPECTED_S) == {A: 800}
 
 
+@pytest.mark.parametrize("told", [False, True])
+def test_what_ends_before_its_first_token_is_counted_on_no_more(*, told: bool) -> None:
+    r = router(view(A))
+    if told:
+        r.prefixes.scheme(A, SCHEME)
+    asked = request("r", 1_600, told=told)
+    for name, first_token in (("left", False), ("served", True)):
+        assert r.place(replace(asked, request_id=RequestId(name)), 0.0) is not None
+        if first_token:
+            r.first_token(RequestId(name), 1.0)
+        r.released(RequestId(name), 1.0)
+        (seen,) = r.candidates(asked, 1.0)
+        assert (seen.cached_tokens > 0.0) == first_token
+
+
+def test_what_no_first_token_is_ever_seen_of_is_counted_on() -> None:
+    r = router(view(A))
+    asked = replace(request("r", 1_600), first_token_seen=False)
+    assert r.place(asked, 0.0) is not None
+    r.released(RequestId("r"), 0.01, Usage(1_600, 10))
+    (seen,) = r.candidates(asked, 1.0)
+    assert seen.cached_tokens > 1_500.0
+
+
 def test_what_was_expected_and_is_removed_is_expected_no_more() -> None:
     prefixes = following(A)
     prefixes.sent(A, TOLD, KV, 0.0)
@@ -324,6 +348,7 @@ def test_a_candidate_says_whether_its_cached_tokens_were_told_or_guessed() -> No
 def test_of_an_endpoint_that_went_down_nothing_is_guessed_when_it_comes_back() -> None:
     r = router(view(A), view(B))
     assert r.place(UNTOLD, 0.0, frozenset({B})) is not None
+    r.first_token(UNTOLD.request_id, 10)
     r.released(UNTOLD.request_id, 1.0, Usage(1_600, 10))
     asked = request("again", 1_600)
     r.set_endpoints([view(A, health=Health.DRAINING), view(B)])

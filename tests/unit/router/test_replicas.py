@@ -45,6 +45,17 @@ def test_a_reserve_goes_its_way_from_dispatch_to_release() -> None:
     assert outbox.inflight == 0
 
 
+def test_news_are_as_much_older_as_they_were_under_way() -> None:
+    outbox, inbox, mirror = pair()
+    inbox.delay_s = 0.25
+    outbox.dispatched(reserve("r", now_s=10.0))
+    hear(inbox, outbox.flush(10.5), now_s=70.0)
+    assert mirror.held[A][RequestId("r")].dispatched_s == pytest.approx(69.25)
+    outbox.first_token(RequestId("r"), 10.75)
+    hear(inbox, outbox.flush(11.0), now_s=71.0)
+    assert mirror.first_at_s[A, RequestId("r")] == pytest.approx(70.5)
+
+
 def test_repeats_and_strangers_are_not_told() -> None:
     outbox, _, _ = pair()
     outbox.first_token(RequestId("x"), 0.0)
