@@ -43,7 +43,7 @@ class OtherReplicas(ReserveSink):
         presumed = (speed or Speed()).prefill_tokens_per_s / self._time_scale
         self._ledger.load(reserve.endpoint_id, presumed)
         if not reserve.decoding:
-            self._races.came(reserve, engine_s)
+            self._races.came(reserve.endpoint_id, engine_s)
         self._ledger.dispatched_elsewhere(request_id, replace(reserve, dispatched_s=engine_s))
         self._requests.setdefault(replica, set()).add(request_id)
         if speed is not None and (reserve.blocks or reserve.engine_blocks):

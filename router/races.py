@@ -1,9 +1,9 @@
 """Requests of ours that another gateway replica's came before, unseen. Pure.
 
 Replicas that believe the same choose the same endpoint, and while news of a choice are under way
-the others do not know of it. When they come, a request of ours that was sent later may have lost a
-race: it waits for work that its choice did not count, or others compute elsewhere what it shares.
-It has hardly begun, so it can be called back and placed again, if it costs less elsewhere now.
+the others do not know of it. When they come, a request of ours that was sent there later has lost a
+race: it waits for work that its choice did not count. It has hardly begun, so it can be called back
+and placed again, if it costs less elsewhere now.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from headrace.core.ids import EndpointId, RequestId
 from headrace.core.request import RouteRequest
 from router.ledger import Ledger, Queued
 from router.policy import Candidate, Policy
-from router.reserve import Reserve
 
 LEAST_GAIN_MS: Final = 5.0
 """What another endpoint must save at least: calling back takes about a millisecond of the gateway,
@@ -25,6 +24,10 @@ later a new connection, and what the engine may have computed already."""
 
 LEAST_GAIN_RATIO: Final = 0.01
 """Likewise, as a share of the cost where it is: no estimate is more exact."""
+
+LOOKED_AT: Final = 16
+"""Most requests that are costed again at once, the latest sent; each costs about what a decision
+does, and a snapshot may bring news of hundreds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +38,6 @@ class Runner:
     endpoint_id: EndpointId
     cached_tokens: float
     sent_s: float  # engine seconds
-
-    def lost_to(self, reserve: Reserve) -> bool:
-        """Return whether one sent before, unseen, may matter to where this one is best placed."""
-        if reserve.endpoint_id == self.endpoint_id:
-            return True
-        shared = 0
-        for ours, theirs in zip(self.request.blocks, reserve.blocks, strict=False):
-            if ours != theirs:
-                break
-            shared += 1
-        return shared * self.request.block_tokens > self.cached_tokens
 
 
 class Races:
@@ -66,22 +58,21 @@ class Races:
         if self._running.pop(request_id, None) is not None:
             self._lost.pop(request_id, None)
 
-    def came(self, reserve: Reserve, dispatched_s: float) -> None:
-        """Learn of another replica's request, sent at ``dispatched_s`` in engine time."""
+    def came(self, endpoint_id: EndpointId, dispatched_s: float) -> None:
+        """Learn where another replica sent a request, at ``dispatched_s`` in engine time."""
         for runner in reversed(self._running.values()):
             if runner.sent_s <= dispatched_s:
                 break
-            if runner.lost_to(reserve):
+            if runner.endpoint_id == endpoint_id:
                 self._lost[runner.request.request_id] = runner
 
     def take(self) -> list[tuple[Runner, Queued]]:
-        """Return the losers that are still queued, and what they take there; forget them all."""
+        """Return losers that are still queued, and what they take there; forget all of them."""
         if not self._lost:
             return []
-        losers, self._lost = self._lost, {}
-        queued = [
-            (runner, self._ledger.queued(request_id)) for request_id, runner in losers.items()
-        ]
+        losers = sorted(self._lost.values(), key=lambda runner: runner.sent_s)[-LOOKED_AT:]
+        self._lost.clear()
+        queued = [(one, self._ledger.queued(one.request.request_id)) for one in losers]
         return [(runner, own) for runner, own in queued if own is not None]
 
 

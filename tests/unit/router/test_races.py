@@ -6,14 +6,17 @@ from dataclasses import replace
 
 import pytest
 
-from headrace.core.ids import BlockHash, EndpointId, RequestId
+from headrace.core.ids import EndpointId, RequestId
 from headrace.core.request import RouteRequest
+from router.held import HoldLimits
+from router.races import LOOKED_AT
 from router.reserve import ReplicaId, Reserve
 from router.router import Router
-from tests.support.routing import A, B, C, request, router, view
+from tests.support.routing import SPEED, A, B, C, request, router, view
 
 G1 = ReplicaId("g1")
 SENT_S = 10.0
+HUGE = replace(SPEED, kv_tokens=10_000_000)
 
 
 def theirs(endpoint: EndpointId = A, *, at_s: float = 9.99, tokens: float = 5_000.0) -> Reserve:
@@ -91,14 +94,19 @@ def test_endpoints_that_rest_are_no_better() -> None:
     assert recalled(r, 10.02, B, C) == []
 
 
-def test_news_of_another_endpoint_matter_if_the_prompt_is_being_computed_there() -> None:
+def test_news_of_another_endpoint_change_nothing() -> None:
     asked = request("r", 8_192)
     r = sent_to(A, asked)
-    r.others.remote_dispatched(G1, replace(theirs(B), blocks=(BlockHash(99_999),)))
-    assert recalled(r) == [], "it shares nothing"
-    there = replace(theirs(C, tokens=100.0), request_id=RequestId("2"), blocks=asked.blocks)
-    r.others.remote_dispatched(G1, there)
-    assert recalled(r) == ["r"]
+    r.others.remote_dispatched(G1, replace(theirs(B), blocks=asked.blocks))
+    assert recalled(r) == []
+
+
+def test_of_many_that_lost_at_once_only_the_latest_are_looked_at() -> None:
+    r = router(view(A, speed=HUGE), view(B, speed=HUGE), hold=HoldLimits(requests=0))
+    for n in range(LOOKED_AT + 5):
+        assert r.place(request(f"r{n}", 16), SENT_S + n / 1_000.0, frozenset({B})) is not None
+    r.others.remote_dispatched(G1, theirs(tokens=50_000.0))
+    assert recalled(r) == [f"r{n}" for n in range(5, LOOKED_AT + 5)]
 
 
 def test_policies_that_do_not_cost_time_call_nothing_back() -> None:
