@@ -145,6 +145,10 @@ class _Books(ReserveSink):
         self._count = count
 
     @override
+    def late(self, most_s: float) -> None:
+        pass
+
+    @override
     def remote_dispatched(self, replica: ReplicaId, reserve: Reserve) -> None:
         self.applied_s[reserve.request_id] = time.monotonic()
         if len(self.applied_s) == self._count:

@@ -87,6 +87,7 @@ class Sharing(ReserveObserver):
         self._clock = clock
         self._applied = applied
         self._outbox = Outbox(options.replica, options.epoch, options.limits)
+        self._sink = sink
         self._inbox = Inbox(options.replica, sink, options.limits)
         self._inbox.delay_s = options.share_s  # until it has been measured
         self._codec = Codec()
@@ -143,6 +144,7 @@ class Sharing(ReserveObserver):
                 self._timer.cancel()
                 self._timer = None
             self._inbox.forget(self._clock.now_s())
+            self._sink.late(0.0)
 
     def _beat(self) -> None:
         now_s = self._clock.now_s()
@@ -154,6 +156,8 @@ class Sharing(ReserveObserver):
         lags_s = self._inbox.lags_s(now_s)
         for replica, lag_s in lags_s.items():
             self._lag.labels(replica).set(lag_s)
+        late_s = self._options.share_s + 2.0 * self._inbox.delay_s
+        self._sink.late(late_s if lags_s else 0.0)
         silent = now_s - self._sent_s >= self._options.heartbeat_s * 0.5
         if silent or self._outbox.due(now_s) or not self._inbox.synced():
             self._flush()

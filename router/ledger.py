@@ -10,6 +10,7 @@ from headrace.core.endpoint import EngineLoad
 from headrace.core.ids import EndpointId, RequestId
 from headrace.core.request import RouteRequest
 from router.flow import Flow
+from router.learning import Computed, Freed, Learning
 from router.reserve import Reserve
 from router.slots import Slots
 from router.speed import PrefillSpeed, token_pairs
@@ -40,7 +41,8 @@ class _Entry:
     decoding: bool = False
     beside_tokens: float = 0.0  # KV tokens of those already there when it was sent
     load_ms: float = 0.0  # what it waits for its adapter, and all behind it with it
-    elsewhere: bool = False  # another gateway replica's: known late, so nothing is learned from it
+    elsewhere: bool = False  # another gateway replica's
+    loading: bool = False  # waits for its adapter too, so that it says nothing of prompts
 
     @property
     def fetched(self) -> bool:
@@ -86,7 +88,7 @@ class EndpointLoad:
     """
 
     def __init__(self, speed: PrefillSpeed) -> None:
-        self.speed = speed
+        self.learning = Learning(speed)
         self.inflight = 0
         self.decoding = 0
         self.resident_tokens = 0.0
@@ -124,6 +126,11 @@ class EndpointLoad:
     def rates(self, now_s: float) -> tuple[float, float]:
         """Return requests per millisecond sent here, and milliseconds of work per millisecond."""
         return self._flow.rates(now_s)
+
+    @property
+    def speed(self) -> PrefillSpeed:
+        """How fast it computes prompts, as learned."""
+        return self.learning.speed
 
     def queued(self, request_id: RequestId) -> Queued | None:
         """Return what a request takes of this endpoint; None once it has had its first token."""
@@ -171,6 +178,7 @@ class EndpointLoad:
             # it will not show its first token, so it is taken for computed when its time is up
             request_id, oldest = next(iter(self._queued.items()))
             self._computed(request_id, oldest, ahead.due_s)
+            self.learning.happened(Freed(), ahead.due_s)
         return others_ms
 
     def _look_ahead(self) -> _Ahead:
@@ -186,7 +194,7 @@ class EndpointLoad:
 
     def measured(self, speed: PrefillSpeed) -> None:
         """Begin the learning of its speed anew."""
-        self.speed = speed
+        self.learning.speed = speed
         self._ahead = None
 
     def sent(self, request_id: RequestId, entry: _Entry) -> None:
@@ -210,12 +218,12 @@ class EndpointLoad:
             self.decoding += 1
         if request_id not in self._queued:
             return
-        since_s = max(self._progress_s, entry.dispatched_s)
-        if not entry.elsewhere and not entry.load_ms:  # what a load takes says nothing of prompts
-            elapsed_ms = max(0.0, now_s - since_s) * 1_000.0
-            self.speed.first_token(
-                entry.miss_tokens, entry.miss_pairs, entry.beside_tokens, elapsed_ms, now_s
+        what: Computed | Freed = Freed()
+        if not entry.loading:
+            what = Computed(
+                entry.miss_tokens, entry.miss_pairs, entry.beside_tokens, entry.dispatched_s
             )
+        self.learning.happened(what, now_s)
         self._computed(request_id, entry, now_s)
 
     def _computed(self, request_id: RequestId, entry: _Entry, at_s: float) -> None:
@@ -239,8 +247,10 @@ class EndpointLoad:
         if entry.decoding:
             self.decoding -= 1
         elif request_id in self._queued:
-            if next(iter(self._queued)) == request_id:  # the next one starts now
+            oldest = next(iter(self._queued)) == request_id
+            if oldest:  # the next one starts now
                 self._progress_s = max(self._progress_s, now_s)
+            self.learning.happened(Freed(frees=oldest, left=not entry.silent), now_s)
             self._unqueue(request_id, entry)
         if self.inflight == 0:  # float sums drift; an idle endpoint is exactly empty
             self.resident_tokens = self._queued_tokens = self._queued_pairs = 0.0
@@ -253,6 +263,13 @@ class Ledger:
     def __init__(self) -> None:
         self._entries: dict[RequestId, _Entry] = {}
         self._loads: dict[EndpointId, EndpointLoad] = {}
+        self._late_s = 0.0
+
+    def late(self, most_s: float) -> None:
+        """Learn how late news of other replicas come, in engine seconds."""
+        self._late_s = most_s
+        for load in self._loads.values():
+            load.learning.late_s = most_s
 
     def load(self, endpoint_id: EndpointId, presumed_tokens_per_s: float) -> EndpointLoad:
         """Return the load of ``endpoint_id``, made when first asked for.
@@ -263,6 +280,7 @@ class Ledger:
         load = self._loads.get(endpoint_id)
         if load is None:
             load = self._loads[endpoint_id] = EndpointLoad(PrefillSpeed(presumed_tokens_per_s))
+            load.learning.late_s = self._late_s
         elif load.speed.presumed_tokens_per_s != presumed_tokens_per_s:
             load.measured(PrefillSpeed(presumed_tokens_per_s))
         return load
@@ -302,6 +320,7 @@ class Ledger:
             dispatched_s=now_s,
             silent=not request.first_token_seen,
             load_ms=load_ms,
+            loading=load_ms > 0.0,
         )
         self._enter(request.request_id, entry)
         return Reserve(
@@ -311,6 +330,7 @@ class Ledger:
             entry.resident_tokens,
             now_s,
             silent=entry.silent,
+            loading=entry.loading,
         )
 
     def dispatched_elsewhere(self, request_id: RequestId, reserve: Reserve) -> None:
@@ -332,6 +352,7 @@ class Ledger:
             reserve.dispatched_s,
             silent=reserve.silent,
             elsewhere=True,
+            loading=reserve.loading or reserve.decoding,
         )
         self._enter(request_id, entry)
         if reserve.decoding:

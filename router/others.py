@@ -36,6 +36,10 @@ class OtherReplicas(ReserveSink):
         self._coming: dict[RequestId, tuple[EndpointId, RouteRequest, float]] = {}
 
     @override
+    def late(self, most_s: float) -> None:
+        self._ledger.late(most_s * self._time_scale)
+
+    @override
     def remote_dispatched(self, replica: ReplicaId, reserve: Reserve) -> None:
         request_id = _theirs(replica, reserve.request_id)
         engine_s = reserve.dispatched_s * self._time_scale

@@ -50,6 +50,7 @@ class Dispatched(Struct, array_like=True, frozen=True, tag=1):
     block_tokens: Annotated[float, Meta(gt=0.0, le=1e9)] = 16.0
     blocks: bytes = b""
     engine: tuple[EngineBlocks, ...] = ()
+    loading: bool = False
 
 
 class FirstToken(Struct, array_like=True, frozen=True, tag=2, gc=False):
@@ -158,6 +159,7 @@ def dispatched(reserve: Reserve, now_s: float, limit_blocks: int) -> Dispatched:
             )
             for scheme, hashes in reserve.engine_blocks.items()
         ),
+        reserve.loading,
     )
 
 
@@ -178,6 +180,7 @@ def reserve_of(delta: Dispatched, told_s: float) -> Reserve:
         blocks=tuple(map(BlockHash, _unpack(delta.blocks))),
         block_tokens=delta.block_tokens,
         engine_blocks=engine,
+        loading=delta.loading,
     )
 
 

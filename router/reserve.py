@@ -30,6 +30,7 @@ class Reserve:
             where that was told before, or is not worth telling.
         block_tokens: Tokens that one entry of ``blocks`` stands for.
         engine_blocks: Leading engine blocks likewise, per block scheme.
+        loading: Whether it waits for its adapter to be loaded there.
 
     """
 
@@ -45,6 +46,7 @@ class Reserve:
     engine_blocks: Mapping[BlockScheme, Sequence[int]] = field(
         default_factory=lambda: NO_ENGINE_BLOCKS
     )
+    loading: bool = False
 
 
 class ReserveObserver(Protocol):
@@ -69,6 +71,10 @@ class ReserveSink(Protocol):
     It is told consistently: a request of a replica is dispatched before anything else is said of
     it, has at most one first token, and is released at most once; losing a replica releases all.
     """
+
+    def late(self, most_s: float) -> None:
+        """Learn how late news of others come, as a rule at most; 0 when there are no others."""
+        ...
 
     def remote_dispatched(self, replica: ReplicaId, reserve: Reserve) -> None:
         """Add a reserve of ``replica``, which may name an endpoint that is not known here."""

@@ -13,11 +13,16 @@ from router.reserve import ReplicaId, Reserve, ReserveSink
 class Mirror(ReserveSink):
     def __init__(self) -> None:
         self.held: dict[ReplicaId, dict[RequestId, Reserve]] = {}
+        self.late_s = 0.0
         self.first_at_s: dict[tuple[ReplicaId, RequestId], float] = {}
 
     def view(self, replica: ReplicaId) -> dict[RequestId, tuple[str, float, bool]]:
         """What matters of the reserves of one replica."""
         return essence(self.held.get(replica, {}))
+
+    @override
+    def late(self, most_s: float) -> None:
+        self.late_s = most_s
 
     @override
     def remote_dispatched(self, replica: ReplicaId, reserve: Reserve) -> None:

@@ -83,14 +83,26 @@ def test_losing_a_replica_releases_all_it_had_and_nothing_else() -> None:
     r.check()
 
 
-def test_nothing_is_learned_of_speed_from_what_is_known_late() -> None:
+@pytest.mark.parametrize("loading", [False, True])
+def test_speed_is_learned_from_others_too_unless_they_waited_for_an_adapter(
+    *, loading: bool
+) -> None:
     r = router()
-    for n in range(20):
-        r.others.remote_dispatched(G1, reserve(f"r{n}"))
-        r.others.remote_first_token(G1, RequestId(f"r{n}"), 60.0 * n)
-        r.others.remote_released(G1, RequestId(f"r{n}"), 60.0 * n)
-    assert seen(r).fixed_ms == 15.0
-    assert seen(r).per_token_ms == 0.1
+    r.others.late(0.1)
+    for n in range(40):
+        theirs = replace(reserve(f"r{n}"), dispatched_s=10.0 * n, loading=loading)
+        r.others.remote_dispatched(G1, theirs)
+        r.others.remote_first_token(G1, RequestId(f"r{n}"), 10.0 * n + 2 * prefill_s(5_000))
+        r.others.remote_released(G1, RequestId(f"r{n}"), 10.0 * n + 5.0)
+    assert (seen(r, 400.0).per_token_ms > 0.18) != loading
+    assert (seen(r, 400.0).per_token_ms == 0.1) == loading
+
+
+def test_nothing_is_learned_from_one_that_decodes_when_first_heard_of() -> None:
+    r = router()
+    for n in range(40):
+        r.others.remote_dispatched(G1, replace(reserve(f"r{n}"), decoding=True))
+    assert (seen(r).fixed_ms, seen(r).per_token_ms) == (15.0, 0.1)
 
 
 def test_an_endpoint_first_heard_of_through_another_replica_is_presumed_as_fast_as_it_is() -> None:
