@@ -41,7 +41,6 @@ class _Entry:
     decoding: bool = False
     beside_tokens: float = 0.0  # KV tokens of those already there when it was sent
     load_ms: float = 0.0  # what it waits for its adapter, and all behind it with it
-    elsewhere: bool = False  # another gateway replica's
     loading: bool = False  # waits for its adapter too, so that it says nothing of prompts
 
     @property
@@ -351,7 +350,6 @@ class Ledger:
             reserve.resident_tokens,
             reserve.dispatched_s,
             silent=reserve.silent,
-            elsewhere=True,
             loading=reserve.loading or reserve.decoding,
         )
         self._enter(request_id, entry)
