@@ -8,9 +8,12 @@ messages are under way, what they cost, and how soon a replica that starts knows
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import fmean
 from types import MappingProxyType
 from typing import Final
@@ -28,10 +31,12 @@ from headrace.core.record import ServedRecord
 from headrace.twin.run import run_placement
 
 FLEET: Final = "h100"
-FIRST_SEED: Final = 21
+FIRST_SEED: Final = 51
 """Earlier ones served to choose how requests are called back, so they prove nothing of it."""
 
-SEEDS: Final = 3
+SEEDS: Final = 12
+"""One seed moves by several per cent as ties fall, three still by two, which is the goal."""
+
 WARM_UP_RATIO: Final = 0.2
 """Share of a run's requests, the first, that warm the caches and are not counted."""
 
@@ -121,30 +126,32 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _runs(load: Load, seeds: Sequence[int]) -> Iterator[tuple[str, int, Done]]:
-    specs = specs_of(FLEET)
-    for seed in seeds:
-        workload = requests_of(load.name, seed, load.rate_rps, load.count)
-        for name, setup in SETUPS.items():
-            crash = Crash(load.crash_s) if name.endswith("restart") else None
-            placement = Replicas(replace(setup, seed=setup.seed + seed, crash=crash))
-            result = run_placement(workload, specs=specs, placement=placement, seed=seed)
-            records = result.records[int(WARM_UP_RATIO * len(workload)) :]
+    of = [(name, seed) for seed in seeds for name in SETUPS]
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        for (name, seed), done in zip(of, pool.map(partial(_run, load), of), strict=True):
             print(
-                f"{load.name} {name} seed {seed}: TTFT {_ttft_s(records) * 1e3:.1f} ms, "
-                f"hit ratio {_hit_ratio(records):.4f}, {result.wall_s:.0f} s",
+                f"{load.name} {name} seed {seed}: TTFT {_ttft_s(done.records) * 1e3:.1f} ms, "
+                f"hit ratio {_hit_ratio(done.records):.4f}",
                 flush=True,
             )
-            yield (
-                name,
-                seed,
-                Done(
-                    records,
-                    placement.came_to,
-                    placement.messages,
-                    placement.message_bytes,
-                    placement.called_back,
-                ),
-            )
+            yield name, seed, done
+
+
+def _run(load: Load, of: tuple[str, int]) -> Done:
+    name, seed = of
+    workload = requests_of(load.name, seed, load.rate_rps, load.count)
+    crash = Crash(load.crash_s) if name.endswith("restart") else None
+    setup = SETUPS[name]
+    placement = Replicas(replace(setup, seed=setup.seed + seed, crash=crash))
+    specs = specs_of(FLEET)
+    result = run_placement(workload, specs=specs, placement=placement, seed=seed)
+    return Done(
+        result.records[int(WARM_UP_RATIO * len(workload)) :],
+        placement.came_to,
+        placement.messages,
+        placement.message_bytes,
+        placement.called_back,
+    )
 
 
 def _ttft_s(records: Sequence[ServedRecord]) -> float:
@@ -234,7 +241,7 @@ def _notes() -> list[str]:
         "replica sends one every 10 ms at most. `alone`: replicas tell each other nothing.",
         "A single seed moves by several per cent by chance: where a ratio is within the spread of "
         "`1_other_ties` or of its own seeds, it says no more than that.",
-        "Seeds 11 to 18 and 31 to 46 served to choose how requests are called back; none is here.",
+        "Seeds up to 46 served to choose how requests are called back; none is here.",
         "`1_other_ties` is one replica that breaks ties otherwise: what chance alone does.",
         "`called_back_ratio` is the share of requests that were called back, as another replica's "
         "had come to their engine before, unseen.",
