@@ -88,8 +88,8 @@ class _Replica(ReserveObserver):
         )
         self.inbox = Inbox(self.name, self.placement.router.others, limits)
         self.inbox.delay_s = setup.delay_s
-        if setup.shared and setup.count > 1:  # as the gateway reckons it
-            self.placement.router.others.late(SHARE_S + 2.0 * setup.delay_s)
+        if setup.shared and setup.count > 1:
+            self.placement.router.others.late(self.inbox.late_s(SHARE_S))
         self.waiting: dict[RequestId, RouteRequest] = {}
         self.alive = True
         self.timed = False

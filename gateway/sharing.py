@@ -86,8 +86,8 @@ class Sharing(ReserveObserver):
         self._store = store
         self._clock = clock
         self._applied = applied
-        self._outbox = Outbox(options.replica, options.epoch, options.limits)
         self._sink = sink
+        self._outbox = Outbox(options.replica, options.epoch, options.limits)
         self._inbox = Inbox(options.replica, sink, options.limits)
         self._inbox.delay_s = options.share_s  # until it has been measured
         self._codec = Codec()
@@ -156,8 +156,7 @@ class Sharing(ReserveObserver):
         lags_s = self._inbox.lags_s(now_s)
         for replica, lag_s in lags_s.items():
             self._lag.labels(replica).set(lag_s)
-        late_s = self._options.share_s + 2.0 * self._inbox.delay_s
-        self._sink.late(late_s if lags_s else 0.0)
+        self._sink.late(self._inbox.late_s(self._options.share_s) if lags_s else 0.0)
         silent = now_s - self._sent_s >= self._options.heartbeat_s * 0.5
         if silent or self._outbox.due(now_s) or not self._inbox.synced():
             self._flush()

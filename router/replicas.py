@@ -222,6 +222,10 @@ class Inbox:
         self._peers: dict[ReplicaId, _Peer] = {}
         self.delay_s = 0.0
 
+    def late_s(self, share_s: float) -> float:
+        """Return how late news come, as a rule at most, where each is sent within ``share_s``."""
+        return share_s + 2.0 * self.delay_s
+
     def heard(self, message: Message, now_s: float) -> Heard:
         """Take a message in; return what became of it."""
         sender = ReplicaId(message.sender)

@@ -13,13 +13,7 @@ from headrace.core.endpoint import BlockScheme, EndpointView, EngineLoad
 from headrace.core.ids import EndpointId, RequestId
 from headrace.core.record import Usage
 from headrace.core.request import RouteRequest
-from headrace.twin.placement import (
-    BlocksChanged,
-    EngineTruth,
-    Placed,
-    Placement,
-    Splitting,
-)
+from headrace.twin.placement import BlocksChanged, EngineTruth, Placed, Placement, Splitting
 from kvcache.changes import Tier
 from router.decide import Decision
 from router.reserve import ReserveObserver

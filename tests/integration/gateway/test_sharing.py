@@ -19,6 +19,7 @@ from tests.integration.gateway.conftest import (
     STREAM,
     USAGE_EVENT,
     Bench,
+    Script,
     Seen,
     Start,
     begin_stream,
@@ -44,6 +45,18 @@ async def shows(bench: Bench, line: str) -> None:
             await asyncio.sleep(0.01)
 
 
+def slow(go_on: asyncio.Event) -> Script:
+    """Send a first token at once, and the rest when told to go on."""
+
+    async def script(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        await begin_stream(writer, token("a"))
+        await go_on.wait()
+        await send(writer, token("", "stop"), USAGE_EVENT, DONE)
+        await end_stream(writer)
+
+    return script
+
+
 async def pair(start: Start, url: str, engines: int = 1) -> tuple[Bench, Bench]:
     """Start two gateways that share; their engines have the same names."""
     quick = {"redis_url": url, "share_ms": 1, "heartbeat_ms": 10, "lost_after_s": 0.5}
@@ -61,14 +74,8 @@ async def test_each_gateway_counts_the_other_one_s_requests(
     one, two = await pair(start, own_redis.url, engines=2)
     go_on = asyncio.Event()
 
-    async def slow(seen: Seen, writer: asyncio.StreamWriter) -> None:
-        await begin_stream(writer, token("a"))
-        await go_on.wait()
-        await send(writer, token("", "stop"), USAGE_EVENT, DONE)
-        await end_stream(writer)
-
     for engine in one.engines:
-        engine.script = slow
+        engine.script = slow(go_on)
     client = await one.client()
     await client.ask(STREAM)
     await client.head()
@@ -119,14 +126,8 @@ async def test_a_request_that_has_had_its_first_token_is_not_called_back(
     one = await alone(start, own_redis.url)
     go_on = asyncio.Event()
 
-    async def slow(seen: Seen, writer: asyncio.StreamWriter) -> None:
-        await begin_stream(writer, token("Hel"))
-        await go_on.wait()
-        await send(writer, token("lo", "stop"), DONE)
-        await end_stream(writer)
-
     for engine in one.engines:
-        engine.script = slow
+        engine.script = slow(go_on)
     client = await one.client()
     await client.ask(STREAM)
     await client.head()
